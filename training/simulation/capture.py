@@ -1,0 +1,200 @@
+"""A whole capture: subject, hair, clothes, device, defects, and the landmarks that belong to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import fast_simplification
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from .cameras import Device, Scene, draw_device, see
+from .clothing import sew_collar, sew_garment
+from .fusion import compact, fuse, mesh_range_image
+from .hair import HairShell, HairStyle, draw_hair_style, grow_facial_hair
+from .head import HeadModel, Subject
+from .noise import smooth_noise
+
+#: How often each device is drawn for the wide training pool; the clinic's cohort uses ``stereo`` alone.
+DEVICE_SHARES = {"stereo": 0.55, "frontal": 0.13, "handheld": 0.18, "tomography": 0.09, "half": 0.05}
+
+#: Fewest and most vertices of a simulated file.
+VERTEX_COUNTS = (5_000, 300_000)
+
+#: A landmark counts as captured when the scan passes this close to its true position.
+VISIBLE_MM = 2.5
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A simulated scan in the head frame (LPS mm).
+
+    ``points`` (n, 3), ``triangles`` (m, 3), ``landmarks`` (L, 3) without annotator noise, ``visible`` (L,): the scan has
+    a surface there, ``device`` its name.
+    """
+
+    points: NDArray[np.float64]
+    triangles: NDArray[np.int64]
+    landmarks: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+    labels: tuple[str, ...]
+    device: str
+
+
+class CaptureSimulator:
+    """Draws captures of subjects of one head model."""
+
+    def __init__(self, model: HeadModel) -> None:
+        self.model = model
+        self._shell = HairShell(model)
+
+    def capture(
+        self, subject: Subject, rng: np.random.Generator, device_name: str | None = None, hair: float = 1.0
+    ) -> Capture:
+        """Capture ``subject`` with a drawn device (or the named one); ``hair`` scales the chance of hair and clothes."""
+        name = device_name or str(rng.choice(list(DEVICE_SHARES), p=list(DEVICE_SHARES.values())))
+        device = draw_device(rng, name)
+        wanted = rng.uniform(60_000, 120_000) if name == "clean" else np.exp(rng.uniform(*np.log(VERTEX_COUNTS)))
+        # A head has some 150,000 mm² of surface: never fuse much finer than the file will be.
+        finest = 0.8 * np.sqrt(150_000 / wanted)
+        device = replace(device, voxel_mm=float(np.clip(finest, max(device.voxel_mm, 0.9), 2.0)))
+        bare = name in ("tomography", "clean")
+        style = draw_hair_style(rng, 0.0 if bare else hair)
+        if bare:
+            style = replace(style, beard_mm=0.0, moustache_mm=0.0)
+        points, triangles, fuzzy, landmarks = self._dress(subject, style, rng, clothed=not bare and rng.random() < hair)
+        points, triangles = self._photograph(points, triangles, fuzzy, device, subject.size, rng)
+        points, triangles = _crop(points, triangles, subject.size, device, rng)
+        points, triangles = _resample(points, triangles, int(wanted), rng)
+        if name != "clean":
+            points, triangles = _spoil(points, triangles, rng)
+        distance, _ = cKDTree(points).query(landmarks)
+        spacing = np.sqrt(1.2 * _area(points, triangles) / max(len(points), 1))
+        return Capture(points, triangles, landmarks, distance < VISIBLE_MM + spacing, self.model.labels, name)
+
+    def _dress(
+        self, subject: Subject, style: HairStyle, rng: np.random.Generator, clothed: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+        model = self.model
+        landmarks = subject.landmarks.copy()
+        trichion = self._shell.trichion(subject, style)
+        if trichion is not None and "Tr" in model.labels:
+            landmarks[model.labels.index("Tr")] = trichion
+        growth = grow_facial_hair(model, subject, style, rng)
+        tree = cKDTree(subject.vertices[: model.parts["head_neck"][1]])
+        landmarks = landmarks + growth[tree.query(landmarks)[1]]
+        parts = [(subject.vertices + growth, model.outer_triangles, False)]
+        if rng.random() < 0.5:  # an open mouth has an inside; cameras rarely reach it
+            parts.append((subject.vertices + growth, model.triangles_of("mouth_socket"), False))
+        parts.append((*self._shell.grow(subject, style, rng), style.kind == "hair"))
+        if clothed:
+            garment = rng.random()
+            if garment < 0.75:
+                parts.append((*sew_garment(subject.size, rng), False))
+            if garment > 0.4:
+                parts.append((*sew_collar(subject.size, rng), False))
+        offsets = np.cumsum([0] + [len(part[0]) for part in parts[:-1]])
+        points = np.concatenate([part[0] for part in parts])
+        triangles = np.concatenate([part[1] + offset for part, offset in zip(parts, offsets)])
+        fuzzy = np.concatenate([np.full(len(part[1]), part[2]) for part in parts])
+        return points, triangles, fuzzy, landmarks
+
+    def _photograph(
+        self,
+        points: NDArray[np.float64],
+        triangles: NDArray[np.int64],
+        fuzzy: NDArray[np.bool_],
+        device: Device,
+        size: float,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        scene = Scene(points, triangles, fuzzy)
+        floor = (rng.uniform(-330, -200) if rng.random() < 0.3 else rng.uniform(-200, -115)) * size
+        box = np.array([np.maximum(points.min(axis=0), [-260, -200, floor]), np.minimum(points.max(axis=0), 220)])
+        images = []
+        for viewpoint in device.viewpoints:
+            image = see(scene, box, viewpoint, device, rng)
+            if device.misfit_mm:
+                shift = rng.normal(0, device.misfit_mm, 3) / np.sqrt(3)
+                turn = Rotation.from_rotvec(rng.normal(0, np.radians(0.15), 3)).as_matrix()
+                image = replace(image, origin=turn @ image.origin + shift, axes=image.axes @ turn.T)
+            images.append(image)
+        if device.name in ("stereo", "frontal", "half") and rng.random() < 0.12:
+            meshes = [mesh_range_image(image) for image in images]
+            offsets = np.cumsum([0] + [len(mesh[0]) for mesh in meshes[:-1]])
+            return (
+                np.concatenate([mesh[0] for mesh in meshes]),
+                np.concatenate([mesh[1] + offset for mesh, offset in zip(meshes, offsets)]),
+            )
+        rotation = Rotation.random(random_state=rng).as_matrix()
+        return fuse(images, device.voxel_mm, rng.uniform(0.6, 1.6), rotation)
+
+
+def _crop(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], size: float, device: Device, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cut as operators and software do: at a plane behind the face, an ellipse round it, or not at all."""
+    kind = "none" if device.name == "tomography" else str(rng.choice(["none", "mask", "plane"], p=[0.64, 0.16, 0.2]))
+    if kind == "none":
+        return points, triangles
+    ragged = rng.uniform(0, 4) * smooth_noise(points, 12, rng) + rng.uniform(0, 6) * smooth_noise(points, 50, rng)
+    scaled = points / size
+    if kind == "mask":
+        radius = np.array([rng.uniform(78, 125), rng.uniform(95, 160), rng.uniform(118, 165)])
+        away = (scaled - [0, -30, 5]) / radius
+        kept = np.linalg.norm(away, axis=1) * 100 + ragged < 100
+    else:
+        kept = (scaled[:, 1] + rng.uniform(-0.3, 0.3) * scaled[:, 2] < rng.uniform(0, 60) + ragged) & (
+            scaled[:, 2] > rng.uniform(-170, -95) + ragged
+        )
+    if kept[triangles].all(axis=1).sum() < 6000:
+        return points, triangles
+    return compact(points, triangles[kept[triangles].all(axis=1)])
+
+
+def _resample(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], wanted: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Decimate to the vertex count of some export setting; the triangles follow the shape from then on."""
+    target = 2 * wanted
+    if target >= 0.95 * len(triangles):
+        return points, triangles
+    reduced, faces = fast_simplification.simplify(
+        points.astype(np.float32), triangles.astype(np.int32), target_count=target, agg=float(rng.uniform(3, 8))
+    )
+    return compact(reduced.astype(np.float64), faces.astype(np.int64))
+
+
+def _spoil(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Add what real files have: holes, floating fragments, a few spikes."""
+    centres = points[triangles[:, 0]]
+    for _ in range(int(rng.choice([0, 0, 0, 1, 3]))):
+        middle = centres[rng.integers(len(centres))]
+        away = np.linalg.norm(centres - middle, axis=1)
+        gone = away < rng.uniform(2, 9) * (1 + 0.4 * smooth_noise(centres, 8, rng))
+        if not (away[gone] > 25).any():
+            triangles, centres = triangles[~gone], centres[~gone]
+    for _ in range(int(rng.choice([0, 0, 0, 1, 4, 15]))):
+        middle = centres[rng.integers(len(centres))]
+        piece = triangles[np.linalg.norm(centres - middle, axis=1) < rng.uniform(1.5, 6)]
+        if len(piece):
+            moved, faces = compact(points, piece)
+            moved = moved + rng.normal(0, 1, 3) * rng.uniform(8, 60)
+            triangles = np.concatenate([triangles, faces + len(points)])
+            points = np.concatenate([points, moved])
+            centres = points[triangles[:, 0]]
+    spikes = rng.integers(len(points), size=int(rng.choice([0, 0, 3, 20])))
+    points = points.copy()
+    points[spikes] += rng.normal(0, 4, (len(spikes), 3))
+    return compact(points, triangles)
+
+
+def _area(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
+    corners = points[triangles]
+    return float(
+        0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
+    )
