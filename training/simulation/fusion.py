@@ -136,6 +136,7 @@ def _isosurface(
         return np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64)
     points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
     triangles = vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
+    triangles = triangles[:, ::-1]  # the field grows outwards; VTK winds the other way
     below = np.floor(points + 1e-4).astype(int)
     above = np.minimum(np.ceil(points - 1e-4).astype(int), np.array(field.shape) - 1)
     good = observed[tuple(below.T)] & observed[tuple(above.T)]

@@ -1,0 +1,137 @@
+"""Simulated cohorts on disk.
+
+    python -m training.cohort lafas-sim --model ../shared/face-model --output /data/lafas-sim
+    python -m training.cohort pool --split train --subjects 3000 --model ../shared/face-model --output /data/pool/train
+
+A cohort is a folder with ``<subject>.ply`` and ``<subject>.mrk.json`` each (LPS, mm; the layout that
+``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made. A pool holds
+``<subject>.prepared.npz`` instead: what the shipped model is trained on, without the bulk of the meshes. Both are
+made subject by subject from seeds of their own: an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.reference import load_reference
+from rich.progress import track
+from scipy.spatial.transform import Rotation
+
+from .annotator import add_annotator_noise
+from .prepared import prepare_scan, save_prepared
+from .simulation.capture import Capture, CaptureSimulator
+from .simulation.head import HeadModel
+from .write_ply import write_ply
+
+#: Identities are split before anything else: the split is part of every subject's seed.
+SPLITS = {"train": 1, "validation": 2, "test": 3}
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """What a cohort is made of. ``device`` None draws one per capture; ``hair`` scales the chance of hair and clothes."""
+
+    name: str
+    number: int
+    scheme: str
+    subjects: int
+    device: str | None
+    hair: float
+    annotator_noise: bool
+    meshes: bool
+    turned: bool
+
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        CohortPlan("lafas-sim", 1, "lafas50", 214, "stereo", 0.6, True, True, False),
+        CohortPlan("facescape-sim", 2, "multipie68", 700, "clean", 0.0, False, True, False),
+        CohortPlan("pool", 3, "lafas50", 3000, None, 1.0, False, False, False),
+        CohortPlan("clinic", 4, "lafas50", 200, "stereo", 0.6, False, True, True),
+        CohortPlan("any-device", 5, "lafas50", 1000, None, 1.0, False, True, True),
+    )
+}
+
+
+def draw_capture(simulator: CaptureSimulator, plan: CohortPlan, split: str, index: int) -> tuple[Capture, np.random.Generator]:
+    """The capture of one subject and the generator to go on with; depends on plan, split and index alone."""
+    rng = np.random.default_rng([20260 + plan.number, SPLITS[split], index])
+    subject = simulator.model.draw_subject(rng, expressive=plan.device != "clean")
+    return simulator.capture(subject, rng, plan.device, plan.hair), rng
+
+
+_simulator: CaptureSimulator | None = None  # one per worker process
+
+
+def _start_worker(model_folder: Path, scheme: str) -> None:
+    global _simulator
+    _simulator = CaptureSimulator(HeadModel(model_folder, scheme))
+
+
+def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
+    """Make one subject's files unless they exist; returns the subject's name."""
+    name = f"{split}-{index:05d}"
+    if (output / f"{name}.{'mrk.json' if plan.meshes else 'prepared.npz'}").exists():
+        return name
+    assert _simulator is not None
+    capture, rng = draw_capture(_simulator, plan, split, index)
+    if not plan.meshes:
+        mesh = TriangleMesh(capture.points, capture.triangles, name)
+        save_prepared(
+            output / f"{name}.prepared.npz",
+            prepare_scan(mesh, capture.landmarks, capture.visible, load_reference()),
+        )
+        return name
+    from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+
+    points, landmarks = capture.points, capture.landmarks
+    if plan.annotator_noise:
+        landmarks = add_annotator_noise(landmarks, _simulator.model.rules, points, rng)
+    if plan.turned:
+        rotation = Rotation.random(random_state=rng).as_matrix()
+        shift = rng.normal(0, 150, 3)
+        points, landmarks = points @ rotation.T + shift, landmarks @ rotation.T + shift
+    write_ply(output / f"{name}.ply", points, capture.triangles)
+    descriptions = tuple("" if visible else "not captured" for visible in capture.visible)
+    write_landmarks(
+        output / f"{name}.mrk.json",
+        LandmarkSet(labels=capture.labels, points=landmarks, coordinate_system="LPS", descriptions=descriptions),
+    )
+    return name
+
+
+def make_cohort(plan: CohortPlan, split: str, subjects: int, model_folder: Path, output: Path, workers: int) -> None:
+    """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
+    output.mkdir(parents=True, exist_ok=True)
+    description = {"cohort": plan.name, "split": split, "subjects": subjects, **vars(plan)}
+    (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    work = partial(make_subject, plan=plan, split=split, output=output)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, _start_worker, (model_folder, plan.scheme)) as pool:
+        for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
+            pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cohort", choices=sorted(PLANS))
+    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--split", choices=sorted(SPLITS), default="train")
+    parser.add_argument("--subjects", type=int, help="as many as the cohort has, if not given")
+    parser.add_argument("--workers", type=int, default=2)
+    a = parser.parse_args()
+    plan = PLANS[a.cohort]
+    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers)
+
+
+if __name__ == "__main__":
+    main()
