@@ -1,0 +1,397 @@
+"""Landmark files: what the detector writes and 3D Slicer loads, and what the trainer learns from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import secrets
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import LandmarkingError, OutputError
+
+# Slicer accepts any host before the file name and any 1.x.y version; this is what it writes itself.
+_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+_FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+_CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state")
+_NOT_ON_SCAN = "(not on the scan)"
+
+
+class UnreadableLandmarksError(LandmarkingError):
+    """A landmark file is missing, damaged, or of an unknown kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkSet:
+    """Named points on one scan.
+
+    Attributes
+    ----------
+    labels : short names, one per point, each occurring once.
+    points : (L, 3) float64 in the coordinates and unit of the scan's file; NaN where the landmark is not defined, for
+        example because the scan has no surface there.
+    coordinate_system : ``"LPS"`` or ``"RAS"``: how Slicer is to interpret ``points``; that of the scan.
+    names : full names, one per point; empty if there are none.
+    standard_deviation_mm : (L,) float64 uncertainty in millimetres, NaN where unknown; ``None`` if there is none.
+    """
+
+    labels: tuple[str, ...]
+    points: NDArray[np.float64]
+    coordinate_system: str = "LPS"
+    names: tuple[str, ...] = ()
+    standard_deviation_mm: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        number = len(self.labels)
+        points = np.array(self.points, dtype=np.float64).reshape(-1, 3)
+        deviation = self.standard_deviation_mm
+        if len(points) != number or (self.names and len(self.names) != number):
+            raise ValueError("labels, points and names must have the same length")
+        if deviation is not None and len(deviation) != number:
+            raise ValueError("labels and standard_deviation_mm must have the same length")
+        if len(set(self.labels)) != number:
+            raise ValueError("labels must be unique")
+        if self.coordinate_system not in ("LPS", "RAS"):
+            raise ValueError(f"unknown coordinate system {self.coordinate_system!r}")
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "points", points)
+        if deviation is not None:
+            object.__setattr__(self, "standard_deviation_mm", np.array(deviation, dtype=np.float64))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def defined(self) -> NDArray[np.bool_]:
+        """(L,) bool: the landmark has a position."""
+        return np.all(np.isfinite(self.points), axis=1)
+
+    def in_coordinate_system(self, coordinate_system: str) -> LandmarkSet:
+        """The same points expressed in ``"LPS"`` or ``"RAS"`` (the first two axes change sign between them)."""
+        if coordinate_system == self.coordinate_system:
+            return self
+        return replace(self, points=self.points * (-1.0, -1.0, 1.0), coordinate_system=coordinate_system)
+
+    def ordered(self, labels: tuple[str, ...]) -> LandmarkSet:
+        """The points of the given labels, in that order; labels that are not in the set come out as not defined."""
+        index = {label: i for i, label in enumerate(self.labels)}
+        rows = [index.get(label, -1) for label in labels]
+        points = np.vstack([self.points, np.full((1, 3), np.nan)])
+        deviation = self.standard_deviation_mm
+        return LandmarkSet(
+            labels=tuple(labels),
+            points=points[rows],
+            coordinate_system=self.coordinate_system,
+            names=tuple((*self.names, "")[row] for row in rows) if self.names else (),
+            standard_deviation_mm=None if deviation is None else np.append(deviation, np.nan)[rows],
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_landmarks(path: Union[str, Path], landmarks: LandmarkSet) -> None:
+    """Write landmarks; the suffix says how: ``.mrk.json`` or ``.json``, ``.fcsv`` (both for Slicer) or ``.csv``.
+
+    Slicer shows the points on top of the model whatever the model's unit, as it takes the numbers of both for
+    millimetres. Landmarks that are not defined are listed without a position in ``.mrk.json`` and ``.csv`` and left out
+    of ``.fcsv``, which knows no such thing. The file appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    ValueError
+        If the suffix is none of these.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        text = _markups_json(landmarks)
+    elif suffix == ".fcsv":
+        text = _fcsv(landmarks)
+    elif suffix == ".csv":
+        text = _csv(landmarks)
+    else:
+        raise ValueError(f"'{path.name}' should end in .mrk.json, .fcsv or .csv")
+    write_atomically(path, text.encode("utf-8"))
+
+
+def write_atomically(path: Union[str, Path], data: bytes) -> None:
+    """Write ``data`` to ``path`` so that the file is never seen half-written: an old one stays until the new is whole.
+
+    Raises
+    ------
+    OutputError
+        If the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"'{path}' cannot be written ({reason}); choose another folder or disk.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _description(landmarks: LandmarkSet, index: int) -> str:
+    name = landmarks.names[index] if landmarks.names else ""
+    deviation = landmarks.standard_deviation_mm
+    note = ""
+    if not landmarks.defined[index]:
+        note = _NOT_ON_SCAN
+    elif deviation is not None and math.isfinite(deviation[index]):
+        note = f"± {deviation[index]:.1f} mm"
+    return f"{name} {note}".strip()
+
+
+def _markups_json(landmarks: LandmarkSet) -> str:
+    """A document of Slicer's markups schema 1.0.3 with one list of points."""
+    # The axes of a point's orientation are those of the RAS world, written in the file's coordinate system.
+    flip = -1.0 if landmarks.coordinate_system == "LPS" else 1.0
+    control_points = []
+    for i, label in enumerate(landmarks.labels):
+        point: dict[str, Any] = {
+            "id": str(i + 1),
+            "label": label,
+            "description": _description(landmarks, i),
+            "associatedNodeID": "",
+        }
+        # The schema knows no position but three numbers, so a landmark that has none goes without.
+        if landmarks.defined[i]:
+            point["position"] = [float(value) for value in landmarks.points[i]]
+        point["orientation"] = [flip, 0.0, 0.0, 0.0, flip, 0.0, 0.0, 0.0, 1.0]
+        point["selected"] = True
+        point["locked"] = False
+        point["visibility"] = True
+        point["positionStatus"] = "defined" if landmarks.defined[i] else "undefined"
+        control_points.append(point)
+    markup = {
+        "type": "Fiducial",
+        "coordinateSystem": landmarks.coordinate_system,
+        "coordinateUnits": "mm",
+        "locked": False,
+        "fixedNumberOfControlPoints": False,
+        "labelFormat": "%N-%d",
+        "lastUsedControlPointNumber": len(landmarks),
+        "controlPoints": control_points,
+        "measurements": [],
+        "display": {
+            "visibility": True,
+            "opacity": 1.0,
+            "color": [0.4, 1.0, 1.0],
+            "selectedColor": [1.0, 0.5, 0.5],
+            "activeColor": [0.4, 1.0, 0.0],
+            "propertiesLabelVisibility": False,
+            "pointLabelsVisibility": True,
+            "textScale": 2.0,
+            "glyphType": "Sphere3D",
+            # Relative to the window, hence right for scans in any unit.
+            "useGlyphScale": True,
+            "glyphScale": 1.0,
+            "snapMode": "toVisibleSurface",
+        },
+    }
+    return json.dumps({"@schema": _SCHEMA, "markups": [markup]}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _fcsv(landmarks: LandmarkSet) -> str:
+    stream = io.StringIO()
+    stream.write("# Markups fiducial file version = 5.8\n")
+    stream.write(f"# CoordinateSystem = {landmarks.coordinate_system}\n")
+    stream.write(f"# columns = {_FCSV_COLUMNS}\n")
+    writer = csv.writer(stream, lineterminator="\n")
+    for i in np.flatnonzero(landmarks.defined).tolist():
+        x, y, z = (repr(float(value)) for value in landmarks.points[i])
+        text = [_one_line(landmarks.labels[i]), _one_line(_description(landmarks, i))]
+        writer.writerow([i + 1, x, y, z, 0, 0, 0, 1, 1, 1, 0, *text, ""])
+    return stream.getvalue()
+
+
+def _csv(landmarks: LandmarkSet) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    deviation = landmarks.standard_deviation_mm
+    for i, label in enumerate(landmarks.labels):
+        defined = bool(landmarks.defined[i])
+        position = [repr(float(value)) for value in landmarks.points[i]] if defined else [""] * 3
+        known = defined and deviation is not None and math.isfinite(deviation[i])
+        writer.writerow(
+            [
+                label,
+                landmarks.names[i] if landmarks.names else "",
+                *position,
+                f"{deviation[i]:.3f}" if deviation is not None and known else "",
+                "defined" if defined else "missing",
+            ]
+        )
+    return stream.getvalue()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
+    """Read landmarks from Slicer's ``.mrk.json`` (or ``.json``) and ``.fcsv``, or LAFAS's tab-separated ``.txt``.
+
+    The points stay in the coordinate system of the file, which the result names; use
+    :meth:`LandmarkSet.in_coordinate_system` to bring them into that of the scan. LAFAS files (``name<TAB>(x,y,z)`` on
+    every line) have none; their points are those of the scan's own file, taken as LPS like scans without a header.
+
+    Raises
+    ------
+    UnreadableLandmarksError
+        If the file is missing, damaged, of another kind, or holds no points.
+    """
+    path = Path(path)
+    readers = {".json": _read_markups_json, ".fcsv": _read_fcsv, ".txt": _read_lafas}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise UnreadableLandmarksError(
+            f"'{path.name}' is no landmark file of a known kind; save the landmarks as .mrk.json, .fcsv or .txt."
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnreadableLandmarksError(f"'{path}' cannot be read ({reason}); check its name and folder.") from error
+    try:
+        landmarks = readers[suffix](_decode(data))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        detail = str(error) if type(error) is ValueError else "its content is not of this form"
+        raise UnreadableLandmarksError(
+            f"'{path.name}' is damaged or not a {suffix[1:]} landmark file ({detail}); save the landmarks again."
+        ) from error
+    if len(landmarks) == 0:
+        raise UnreadableLandmarksError(f"'{path.name}' holds no landmarks; place them and save the file again.")
+    return landmarks
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _read_markups_json(text: str) -> LandmarkSet:
+    document = json.loads(text)
+    if "markups" not in document:
+        raise ValueError("it has no list of markups")
+    markups = [markup for markup in document["markups"] if markup.get("type", "Fiducial") == "Fiducial"]
+    sets = []
+    for markup in markups:
+        units = markup.get("coordinateUnits", "mm")
+        units = units[0] if isinstance(units, list) else units
+        if units not in ("mm", "um"):
+            raise ValueError(f"unknown unit '{units}'")
+        points = markup.get("controlPoints", [])
+        status = [point.get("positionStatus", "defined") for point in points]
+        position = [
+            _position(point.get("position")) if state == "defined" else [math.nan] * 3
+            for point, state in zip(points, status)
+        ]
+        sets.append(
+            LandmarkSet(
+                labels=tuple(str(point.get("label") or point.get("id") or "") for point in points),
+                points=np.array(position).reshape(-1, 3) * (0.001 if units == "um" else 1.0),
+                coordinate_system=markup.get("coordinateSystem", "LPS"),
+                names=tuple(_name(str(point.get("description") or "")) for point in points),
+            )
+        )
+    return _joined(sets)
+
+
+def _position(value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError("a position is not three numbers")
+    position = [float(coordinate) for coordinate in value]
+    if not all(math.isfinite(coordinate) for coordinate in position):
+        raise ValueError("a position is not three finite numbers")
+    return position
+
+
+def _joined(sets: list[LandmarkSet]) -> LandmarkSet:
+    """Several lists of points as one, in the coordinate system of the first."""
+    if not sets:
+        return LandmarkSet((), np.empty((0, 3)))
+    system = sets[0].coordinate_system
+    return LandmarkSet(
+        labels=tuple(label for part in sets for label in part.labels),
+        points=np.concatenate([part.in_coordinate_system(system).points for part in sets]),
+        coordinate_system=system,
+        names=tuple(name for part in sets for name in part.names),
+    )
+
+
+def _name(description: str) -> str:
+    """The landmark's full name: its description without what this module added to it."""
+    return re.sub(rf"\s*(± [\d.]+ mm|{re.escape(_NOT_ON_SCAN)})$", "", description)
+
+
+def _read_fcsv(text: str) -> LandmarkSet:
+    """All versions of the format, with Slicer's own defaults: a file without version line is of Slicer 3 and in RAS."""
+    system, columns = "RAS", ["label", "x", "y", "z", "sel", "vis"]
+    lines = []
+    for line in text.splitlines():
+        header = re.match(r"#\s*([^=]+?)\s*=\s*(.*?)\s*$", line)
+        if header is None:
+            if line.strip() and not line.startswith("#"):
+                lines.append(line)
+        elif header.group(1) == "CoordinateSystem":
+            # Up to Slicer 4.10 a number; 2 are voxel indices, meaningless without the image.
+            found = {"0": "RAS", "RAS": "RAS", "1": "LPS", "LPS": "LPS"}.get(header.group(2))
+            if found is None:
+                raise ValueError(f"unknown coordinate system '{header.group(2)}'")
+            system = found
+        elif header.group(1) == "columns":
+            columns = header.group(2).split(",")
+        elif header.group(1) == "Markups fiducial file version":
+            columns = _FCSV_COLUMNS.split(",")
+            system = "LPS"
+    rows = [dict(zip(columns, row)) for row in csv.reader(lines)]
+    return LandmarkSet(
+        labels=tuple(row.get("label") or row.get("id") or "" for row in rows),
+        points=np.array([_position([row["x"], row["y"], row["z"]]) for row in rows]).reshape(-1, 3),
+        coordinate_system=system,
+        names=tuple(_name(row.get("desc") or "") for row in rows),
+    )
+
+
+def _read_lafas(text: str) -> LandmarkSet:
+    labels, points = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        found = re.match(r"\s*(.*?)\s*\t\s*\(([^()]*)\)\s*$", line)
+        if found is None:
+            raise ValueError(f"line {number} is not 'name, tab, (x,y,z)'")
+        labels.append(found.group(1))
+        points.append(_position(found.group(2).split(",")))
+    return LandmarkSet(labels=tuple(labels), points=np.array(points).reshape(-1, 3))
