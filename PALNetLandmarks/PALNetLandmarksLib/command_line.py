@@ -1,0 +1,458 @@
+"""The command ``palnet-landmarks``: landmarks for one scan or many, and what is installed.
+
+Everything that costs time to load (numpy, scipy, vtk, torch, Pillow) is imported only when it is used.
+"""
+
+# Typer evaluates the annotations, and Python 3.9 does not know `X | None`.
+# ruff: noqa: UP045
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+
+from .device import choose_device
+from .errors import LandmarkingError, OutputError
+
+_INSTALL_CLI = "The command line needs the package '{}'; install it by: pip install 'palnet-landmarks[cli]'"
+try:
+    import typer
+    from rich.console import Console
+except ImportError as error:
+    # Ends the program with this one sentence on standard error and status 1.
+    raise SystemExit(_INSTALL_CLI.format(error.name)) from error
+
+if TYPE_CHECKING:
+    from .detection import Detection
+    from .detector import LandmarkDetector
+    from .landmark_files import LandmarkSet
+    from .mesh import TriangleMesh
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+class Unit(str, Enum):
+    """Length units that a scan may be stored in."""
+
+    MILLIMETRE = "mm"
+    CENTIMETRE = "cm"
+    METRE = "m"
+    INCH = "inch"
+
+
+class Device(str, Enum):
+    """What computes the network; the CPU needs no torch."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Surface(str, Enum):
+    """How the network's points are put onto the scan."""
+
+    TRIANGLE = "triangle"
+    VERTEX = "vertex"
+    CENTROID = "centroid"
+
+
+app = typer.Typer(
+    name="palnet-landmarks",
+    help="50 anatomical soft-tissue landmarks on 3D face scans. For research use; not a medical device.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the command ``palnet-landmarks``."""
+    app()
+
+
+def load_detector(weights: Path | None, device: str, surface: str) -> LandmarkDetector:
+    """The detector that the commands use."""
+    from .detector import LandmarkDetector
+
+    return LandmarkDetector.load(weights=weights, device=device, surface=surface)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of one scan: a detection and the files written, or an error."""
+
+    scan: Path
+    detection: Detection | None = None
+    files: tuple[Path, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"palnet-landmarks {_version('palnet-landmarks') or 'of an uninstalled checkout'}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def detect(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCAN", help="Face scans: OBJ, PLY, STL, VTP, VTK, GLB, glTF or OFF.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Optional[Path],
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder for the results (made if missing).",
+            show_default="beside each scan",
+        ),
+    ] = None,
+    unit: Annotated[
+        Optional[Unit],
+        typer.Option(help="The unit of the scans' coordinates.", show_default="found from the size of the face"),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What computes the network.")] = Device.AUTO,
+    weights: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Other weights than the bundled ones.", show_default=False)
+    ] = None,
+    surface: Annotated[
+        Surface,
+        typer.Option(
+            help="Put points on the nearest point of the triangles, the nearest vertex, or the centroid of 10 vertices."
+        ),
+    ] = Surface.TRIANGLE,
+    picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw the PNG.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Place the landmarks on every SCAN; write NAME.mrk.json (for 3D Slicer), NAME.csv and NAME.png.
+
+    A scan that fails doesn't stop the others and leaves no files. Exit status: 0 all well, 1 some scan failed, 2 wrong
+    usage.
+    """
+    suffixes = (".mrk.json", ".csv", *((".png",) if picture else ()))
+    clash = _name_clash(scans, output)
+    if clash:
+        typer.echo(clash, err=True)
+        raise typer.Exit(EXIT_USAGE)
+    if picture and importlib.util.find_spec("PIL") is None:
+        _fail(_INSTALL_CLI.format("Pillow") + ", or add --no-picture.", as_json)
+    try:
+        _check_writable(output)
+        detector = load_detector(weights, choose_device(device.value), surface.value)
+    except (LandmarkingError, FileNotFoundError) as error:
+        _fail(str(error), as_json)
+
+    results = []
+    with _progress(len(scans)) as advance:
+        for scan in scans:
+            advance(scan.name)
+            result = _detect_one(detector, scan, output, unit.value if unit else None, suffixes)
+            results.append(result)
+            if result.error:
+                typer.echo(f"Error: {result.error}", err=True)
+            elif not as_json:
+                _show(result)
+    failed = [result for result in results if result.error]
+    if as_json:
+        typer.echo(json.dumps(_document(results), indent=1, ensure_ascii=False, allow_nan=False))
+    elif failed and len(results) > 1:
+        typer.echo(f"{len(failed)} of {len(results)} scans failed:", err=True)
+        for result in failed:
+            typer.echo(f"  {result.scan}: {result.error}", err=True)
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def info(
+    device: Annotated[Device, typer.Option(help="What computes the network.")] = Device.AUTO,
+    weights: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Other weights than the bundled ones.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Show versions, the device, and the weights with their landmarks."""
+    packages = ("palnet-landmarks", "numpy", "scipy", "vtk", "torch")
+    facts: dict[str, Any] = {
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "packages": {package: _version(package) for package in packages},
+    }
+    try:
+        detector = load_detector(weights, choose_device(device.value), Surface.TRIANGLE.value)
+    except (LandmarkingError, FileNotFoundError) as error:
+        _fail(str(error), as_json, facts)
+    facts["device"] = detector.device
+    facts["weights"] = {"version": detector.weights_version, "sha256": detector.weights_sha256}
+    facts["landmarks"] = list(detector.labels)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    rows = [("Python", facts["python"])]
+    rows += [(package, version or "not installed") for package, version in facts["packages"].items()]
+    rows += [
+        ("device", facts["device"]),
+        ("weights", facts["weights"]["version"]),
+        ("SHA-256", facts["weights"]["sha256"]),
+        ("landmarks", f"{len(facts['landmarks'])}: {' '.join(facts['landmarks'])}"),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:<17} {value}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _fail(message: str, as_json: bool, facts: dict[str, Any] | None = None) -> NoReturn:
+    """End before any scan was looked at."""
+    if as_json:
+        typer.echo(json.dumps({**(facts or {}), "error": message}, indent=1, ensure_ascii=False))
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(EXIT_FAILED)
+
+
+def _output_folder(scan: Path, output: Path | None) -> Path:
+    return scan.parent if output is None else output
+
+
+def _name_clash(scans: Sequence[Path], output: Path | None) -> str:
+    """One sentence if two scans would write the same files, else nothing."""
+    taken: dict[tuple[str, str], Path] = {}
+    for scan in scans:
+        # Many file systems do not tell upper from lower case.
+        key = (os.path.abspath(_output_folder(scan, output)), scan.stem.casefold())  # noqa: PTH100
+        other = taken.setdefault(key, scan)
+        if other is scan:
+            continue
+        if os.path.abspath(other) == os.path.abspath(scan):  # noqa: PTH100
+            return f"'{scan}' is given twice; name each scan once."
+        remedy = "rename one of them, or run them separately with different -o folders"
+        if other.parent != scan.parent:
+            remedy += ", or leave out -o to write beside each scan"
+        return f"'{other}' and '{scan}' would both write '{scan.stem}.mrk.json' in '{key[0]}'; {remedy}."
+    return ""
+
+
+def _check_writable(folder: Path | None) -> None:
+    """Refuse an output folder that cannot be made or written, before any work is done."""
+    if folder is None:
+        return
+    existing = Path(os.path.abspath(folder))  # noqa: PTH100
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise OutputError(
+            f"The output folder '{folder}' cannot be made because '{existing}' is a file; choose another."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"The output folder '{folder}' cannot be written; choose another or ask for the right to it.")
+
+
+@contextmanager
+def _progress(count: int) -> Iterator[Any]:
+    """A progress bar on standard error where that is a terminal; yields what to call at the start of each scan."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name: None
+        return
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Text printed meanwhile appears above the bar; but not where standard output goes to a file or another program.
+    to_terminal = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=to_terminal) as bar:
+        task = bar.add_task("", total=count)
+        begun = 0
+
+        def advance(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=escape(name))
+            begun += 1
+
+        yield advance
+
+
+def _detect_one(
+    detector: LandmarkDetector, scan: Path, output: Path | None, unit: str | None, suffixes: Sequence[str]
+) -> _Result:
+    """Read, detect and write one scan; whatever goes wrong becomes a sentence."""
+    from .read_scan import read_scan
+
+    try:
+        start = time.perf_counter()
+        mesh = read_scan(scan)
+        read = time.perf_counter()
+        detection = detector.detect(mesh, unit=unit)
+        detected = time.perf_counter()
+        files = _write(scan.stem, _output_folder(scan, output), suffixes, mesh, detection)
+        written = time.perf_counter()
+    except LandmarkingError as error:
+        return _Result(scan, error=str(error))
+    except MemoryError:
+        return _Result(scan, error=f"'{scan}' does not fit into memory; reduce the number of its triangles.")
+    except Exception as error:  # one scan's failure, whatever it is, must not stop the others
+        return _Result(scan, error=f"'{scan}' failed ({type(error).__name__}: {error}); please report this as a bug.")
+    seconds = {"read": read - start, **detection.seconds, "write": written - detected}
+    return _Result(scan, detection, files, tuple(seconds.items()))
+
+
+def _write(
+    stem: str, folder: Path, suffixes: Sequence[str], mesh: TriangleMesh, detection: Detection
+) -> tuple[Path, ...]:
+    """Write all files or none: they are made in a hidden folder beside their place and moved when complete."""
+    from .landmark_files import write_landmarks
+
+    landmarks = _landmark_set(detection)
+    moved: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".palnet-", dir=folder) as temporary:
+            made = [Path(temporary) / f"{stem}{suffix}" for suffix in suffixes]
+            for path in made:
+                if path.suffix == ".png":
+                    from .picture import render_detection
+
+                    render_detection(mesh, detection, path)
+                else:
+                    write_landmarks(path, landmarks)
+            targets = [folder / path.name for path in made]
+            occupied = next((target for target in targets if target.is_dir()), None)
+            if occupied is not None:
+                raise OutputError(
+                    f"'{occupied}' cannot be written because it is a folder; move it or choose another -o."
+                )
+            for path, target in zip(made, targets):
+                path.replace(target)
+                moved.append(target)
+    except OSError as error:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"The results for '{detection.scan_name}' cannot be written to '{folder}' ({reason}); "
+            "choose another folder with -o or free some space."
+        ) from error
+    return tuple(moved)
+
+
+def _landmark_set(detection: Detection) -> LandmarkSet:
+    import numpy as np
+
+    from .landmark_files import LandmarkSet
+    from .scheme import load_scheme
+
+    names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+    return LandmarkSet(
+        labels=detection.labels,
+        points=np.where(detection.missing[:, None], np.nan, detection.points),
+        coordinate_system=detection.coordinate_system,
+        names=tuple(names.get(label, "") for label in detection.labels),
+        standard_deviation_mm=detection.standard_deviation_mm,
+    )
+
+
+def _missing(detection: Detection) -> list[str]:
+    return [label for label, gone in zip(detection.labels, detection.missing) if gone]
+
+
+def _uncertain(detection: Detection) -> list[str]:
+    from .picture import UNCERTAIN_ABOVE_MM
+
+    rows = zip(detection.labels, detection.standard_deviation_mm, detection.missing)
+    return [label for label, deviation, gone in rows if deviation > UNCERTAIN_ABOVE_MM and not gone]
+
+
+def _show(result: _Result) -> None:
+    """A few lines on one scan for people."""
+    from .picture import UNCERTAIN_ABOVE_MM
+
+    detection = result.detection
+    assert detection is not None
+    missing, uncertain = _missing(detection), _uncertain(detection)
+    placed = len(detection.labels) - len(missing)
+    total = sum(value for _, value in result.seconds)
+    lines = [
+        f"{result.scan}: {placed} of {len(detection.labels)} landmarks placed",
+        f"  unit       {detection.unit} ({detection.unit_source})",
+        f"  fitness    {detection.fitness:.3f}",
+        f"  seconds    {total:.2f} ({', '.join(f'{name} {value:.2f}' for name, value in result.seconds)})",
+        f"  missing    {', '.join(missing) or 'none'}",
+        f"  uncertain  {len(uncertain)} above {UNCERTAIN_ABOVE_MM:g} mm" + "".join(f" {label}" for label in uncertain),
+        *(f"  warning    {warning}" for warning in detection.warnings),
+        f"  written    {', '.join(str(path) for path in result.files)}",
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _document(results: Sequence[_Result]) -> dict[str, Any]:
+    return {
+        "version": _version("palnet-landmarks"),
+        "scans": [_entry(result) for result in results],
+        "failed": [str(result.scan) for result in results if result.error],
+    }
+
+
+def _entry(result: _Result) -> dict[str, Any]:
+    detection = result.detection
+    if detection is None:
+        return {"scan": str(result.scan), "error": result.error}
+    rows = zip(detection.labels, detection.points, detection.standard_deviation_mm, detection.missing)
+    return {
+        "scan": str(result.scan),
+        "files": [str(path) for path in result.files],
+        "unit": detection.unit,
+        "unit_source": detection.unit_source,
+        "coordinate_system": detection.coordinate_system,
+        "fitness": float(detection.fitness),
+        "face_scale": float(detection.face_scale),
+        "rigid_transform": [[float(value) for value in row] for row in detection.rigid_transform],
+        "landmarks": [
+            {
+                "label": label,
+                "position": None if gone else [float(value) for value in point],
+                "standard_deviation_mm": float(deviation) if math.isfinite(deviation) else None,
+            }
+            for label, point, deviation, gone in rows
+        ],
+        "missing": _missing(detection),
+        "uncertain": _uncertain(detection),
+        "seconds": {name: round(float(value), 4) for name, value in result.seconds},
+        "weights": {"version": detection.weights_version, "sha256": detection.weights_sha256},
+        "device": detection.device,
+        "warnings": list(detection.warnings),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,542 @@
+"""A picture of a detection: the face from the right, the front and the left, with points and labels.
+
+Drawn without OpenGL or a display, so that it works on a bare server, and without a plotting library, so that it costs
+little time and memory: a z-buffer in numpy for the surface, Pillow for points, lines and text. The same scan and
+detection give the same picture on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .mesh import TriangleMesh
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+MILLIMETRES_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
+
+#: Upper limit of the standard deviation in mm, colour, and text of each class of certainty. The colours stay apart for
+#: viewers with colour-vision deficiency (after the palette of Okabe and Ito).
+CERTAINTY_CLASSES = (
+    (1.0, (0, 114, 178), "below 1 mm"),
+    (2.0, (0, 158, 115), "1 to 2 mm"),
+    (3.0, (240, 190, 30), "2 to 3 mm"),
+    (np.inf, (213, 74, 0), "above 3 mm: check"),
+)
+#: A landmark whose standard deviation exceeds this many mm is called uncertain: the last class above.
+UNCERTAIN_ABOVE_MM = CERTAINTY_CLASSES[-2][0]
+
+PIXELS_PER_MM = 2.3
+SUPERSAMPLING = 2
+LARGEST_VIEW_MM = 340.0
+#: Room around the landmarks in mm, as (below, above) along x, y and z of the canonical frame.
+MARGIN_MM = ((14.0, 14.0), (14.0, 34.0), (18.0, 20.0))
+#: A point this far behind the drawn surface is hidden in that view.
+HIDDEN_BELOW_MM = 6.0
+#: Above this many triangles the drawn surface is thinned to cells of THINNING_CELL_MM.
+MOST_TRIANGLES = 400_000
+THINNING_CELL_MM = 0.8
+#: Work is cut into pieces of this many triangles or pixels, which bounds memory.
+CHUNK = 1 << 19
+
+PAGE = (255, 255, 255)
+BACKDROP = np.array([233, 237, 241], dtype=np.float32)
+SKIN = np.array([243, 221, 203], dtype=np.float32)
+INSIDE = np.array([176, 183, 192], dtype=np.float32)
+INK = (38, 44, 52)
+FAINT_INK = (96, 106, 118)
+
+
+class DrawableDetection(Protocol):
+    """What the picture needs to know of a ``Detection``."""
+
+    @property
+    def scan_name(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def points(self) -> NDArray[np.float64]: ...
+    @property
+    def standard_deviation_mm(self) -> NDArray[np.float64]: ...
+    @property
+    def missing(self) -> NDArray[np.bool_]: ...
+    @property
+    def rigid_transform(self) -> NDArray[np.float64]: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def unit_source(self) -> str: ...
+    @property
+    def fitness(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class _View:
+    """An orthographic view in the canonical LPS frame: which way the picture's right and the viewer lie."""
+
+    title: str
+    right: tuple[float, float, float]
+    towards_viewer: tuple[float, float, float]
+
+    def axes(self) -> NDArray[np.float64]:
+        """(3, 3): rows are the picture's right, its up, and the direction towards the viewer."""
+        return np.array([self.right, (0.0, 0.0, 1.0), self.towards_viewer])
+
+
+VIEWS = (
+    _View("right side", (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0)),
+    _View("front", (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)),
+    _View("left side", (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+)
+
+
+def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Path | str) -> None:
+    """Write a PNG of the face from both sides and the front with the landmarks drawn on it.
+
+    Parameters
+    ----------
+    mesh : the scan, in its own frame and unit, as given to the detector.
+    detection : what the detector returned for it; missing landmarks are listed below the picture, not drawn.
+    path : the PNG file to write.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ImportError
+        If Pillow is not installed.
+    """
+    to_canonical = np.array(detection.rigid_transform, dtype=np.float64)
+    to_canonical[:3, :3] *= MILLIMETRES_PER_UNIT[detection.unit]
+    landmarks = _transformed(np.asarray(detection.points, dtype=np.float64), to_canonical)
+    drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
+    box = _region_to_draw(landmarks[drawn])
+    surface = _surface_to_draw(mesh, to_canonical, box)
+    panels = [_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS]
+    _compose(panels, detection).save(path, format="PNG", compress_level=4)
+
+
+def _transformed(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
+    return points @ transform[:3, :3].T + transform[:3, 3]
+
+
+def _region_to_draw(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3) lower and upper corner, canonical mm: the landmarks with a margin, symmetric in x, of bounded size."""
+    if len(landmarks) == 0:
+        landmarks = np.array([[-70.0, 0.0, -90.0], [70.0, 100.0, 90.0]])
+    margin = np.array(MARGIN_MM).T
+    box = np.array([landmarks.min(axis=0) - margin[0], landmarks.max(axis=0) + margin[1]])
+    half_width = np.abs(box[:, 0] - np.median(landmarks[:, 0])).max()
+    box[:, 0] = np.median(landmarks[:, 0]) + np.array([-half_width, half_width])
+    excess = np.maximum(box[1] - box[0] - LARGEST_VIEW_MM, 0.0)
+    return box + np.array([0.5, -0.5])[:, None] * excess
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """Canonical points (n, 3) in mm, triangles (m, 3), and outward unit normals (n, 3), single precision."""
+
+    points: NDArray[np.float32]
+    triangles: NDArray[np.int32]
+    normals: NDArray[np.float32]
+
+
+def _surface_to_draw(mesh: TriangleMesh, to_canonical: NDArray[np.float64], box: NDArray[np.float64]) -> _Surface:
+    """The part of the scan that can be seen in any view, thinned if it has more triangles than pixels can show."""
+    points = _transformed(mesh.points, to_canonical).astype(np.float32)
+    # Every view shows the region's whole height, and what lies beside the face (a chair, a second person) must not hide
+    # it; how far the scan reaches forwards and backwards doesn't matter.
+    beyond = np.array([60.0, np.inf, 5.0])
+    lower, upper = (box + np.array([-beyond, beyond])).astype(np.float32)
+    near = ((points > lower) & (points < upper)).all(axis=1)
+    kept = [piece[near[piece].any(axis=1)] for piece in _pieces(mesh.triangles)]
+    triangles = np.concatenate([piece.astype(np.int32) for piece in kept]) if kept else np.empty((0, 3), np.int32)
+    if len(triangles) > MOST_TRIANGLES:
+        points, triangles = _thinned(points, triangles)
+    else:
+        points, triangles = _compacted(points, triangles)
+    normals = _vertex_normals(points, triangles)
+    # An inside-out scan is shaded like any other: on the front of a face more normals point forwards than backwards.
+    facing = normals[points[:, 1] < box[:, 1].mean(), 1]
+    if facing.sum() > 0:
+        normals = -normals
+    return _Surface(points, triangles, normals)
+
+
+def _pieces(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(rows), CHUNK):
+        yield rows[start : start + CHUNK]
+
+
+def _compacted(
+    points: NDArray[np.float32], triangles: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Only the points that the triangles use."""
+    used = np.zeros(len(points), dtype=bool)
+    used[triangles] = True
+    return points[used], (np.cumsum(used, dtype=np.int32) - 1)[triangles]
+
+
+def _thinned(
+    points: NDArray[np.float32], triangles: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Vertex clustering: the points of each cell become their mean, triangles within a cell vanish."""
+    points, triangles = _compacted(points, triangles)
+    cell = np.floor((points - points.min(axis=0)) / THINNING_CELL_MM).astype(np.int64)
+    size = cell.max(axis=0) + 1
+    key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
+    _, cluster, count = np.unique(key, return_inverse=True, return_counts=True)
+    cluster = cluster.reshape(-1).astype(np.int32)
+    means = np.stack([np.bincount(cluster, weights=points[:, axis]) / count for axis in range(3)], axis=1)
+    remapped = []
+    for piece in _pieces(triangles):
+        piece = cluster[piece]
+        spans = (piece[:, 0] != piece[:, 1]) & (piece[:, 1] != piece[:, 2]) & (piece[:, 2] != piece[:, 0])
+        remapped.append(piece[spans])
+    return means.astype(np.float32), np.concatenate(remapped)
+
+
+def _vertex_normals(points: NDArray[np.float32], triangles: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Area-weighted unit normals (n, 3), in pieces."""
+    total = np.zeros((3, len(points)))
+    for piece in _pieces(triangles):
+        first = points[piece[:, 0]]
+        cross = np.cross(points[piece[:, 1]] - first, points[piece[:, 2]] - first)
+        for axis in range(3):
+            for corner in range(3):
+                total[axis] += np.bincount(piece[:, corner], weights=cross[:, axis], minlength=len(points))
+    length = np.maximum(np.sqrt((total**2).sum(axis=0)), np.finfo(np.float32).tiny)
+    return (total / length).T.astype(np.float32)
+
+
+def _rasterise(
+    position: NDArray[np.float32], triangles: NDArray[np.int32], shade: NDArray[np.float32], size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Z-buffer rendering of triangles with linearly interpolated shade.
+
+    Parameters
+    ----------
+    position : (n, 3) column and row in pixels (pixel centres at whole numbers) and depth, larger is nearer.
+    triangles : (m, 3) indices into ``position``.
+    shade : (n,) the value to interpolate.
+    size : (height, width) of the picture.
+
+    Returns
+    -------
+    depth and shade, both (height, width); depth is -inf where there is no surface.
+    """
+    height, width = size
+    depth_buffer = np.full(height * width, -np.inf, dtype=np.float32)
+    shade_buffer = np.zeros(height * width, dtype=np.float32)
+    for piece in _pieces(triangles):
+        corner = position[piece]
+        # Rows from the highest corner to the lowest; sorting the corners makes the first-to-last edge the long one.
+        order = np.argsort(corner[:, :, 1], axis=1)
+        corner = np.take_along_axis(corner, order[:, :, None], axis=1)
+        value = np.take_along_axis(shade[piece], order, axis=1)
+        first_row = np.maximum(np.ceil(corner[:, 0, 1]), 0)
+        last_row = np.minimum(np.floor(corner[:, 2, 1]), height - 1)
+        edge, other = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+        determinant = edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0]
+        seen = (last_row >= first_row) & (np.abs(determinant) > 1e-6)
+        seen &= (corner[:, :, 0].max(axis=1) >= 0) & (corner[:, :, 0].min(axis=1) <= width - 1)
+        if not seen.any():
+            continue
+        corner, value, edge, other = corner[seen], value[seen], edge[seen], other[seen]
+        determinant, first_row = determinant[seen], first_row[seen].astype(np.int32)
+        row_count = last_row[seen].astype(np.int32) - first_row + 1
+        # Depth and shade are planes over the picture: slopes along columns and rows.
+        rise = np.stack([np.stack([edge[:, 2], other[:, 2]], 1), value[:, 1:] - value[:, :1]])
+        slope_column = ((rise[:, :, 0] * other[:, 1] - rise[:, :, 1] * edge[:, 1]) / determinant).astype(np.float32)
+        slope_row = ((rise[:, :, 1] * edge[:, 0] - rise[:, :, 0] * other[:, 0]) / determinant).astype(np.float32)
+
+        # One span of pixels per triangle and row, between the long edge and the upper or the lower short edge.
+        long, upper, lower = (_inverse_slope(corner[:, i], corner[:, j]) for i, j in ((0, 2), (0, 1), (1, 2)))
+        triangle = np.repeat(np.arange(len(corner), dtype=np.int32), row_count)
+        row = _counting(row_count) + first_row[triangle]
+        column_a, row_a = corner[:, 0, 0][triangle], corner[:, 0, 1][triangle]
+        row_b = corner[:, 1, 1][triangle]
+        along = (row - row_a).astype(np.float32)
+        in_upper = row < row_b
+        at_long = column_a + along * long[triangle]
+        at_short = np.where(
+            in_upper,
+            column_a + along * upper[triangle],
+            corner[:, 1, 0][triangle] + (row - row_b).astype(np.float32) * lower[triangle],
+        )
+        first_column = np.maximum(np.ceil(np.minimum(at_long, at_short)), 0).astype(np.int32)
+        last_column = np.minimum(np.floor(np.maximum(at_long, at_short)), width - 1).astype(np.int32)
+        filled = np.flatnonzero(last_column >= first_column)
+        triangle, row, along, first_column = triangle[filled], row[filled], along[filled], first_column[filled]
+        pixel_count = last_column[filled] - first_column + 1
+        start_pixel = row * width + first_column
+        across = (first_column - column_a[filled]).astype(np.float32)
+        depth_step, shade_step = slope_column[0][triangle], slope_column[1][triangle]
+        start_depth = corner[:, 0, 2][triangle] + across * depth_step + along * slope_row[0][triangle]
+        start_shade = value[:, 0][triangle] + across * shade_step + along * slope_row[1][triangle]
+        for spans in _batches(pixel_count):
+            counts = pixel_count[spans]
+            step = _counting(counts)
+            pixel = np.repeat(start_pixel[spans], counts) + step
+            depth = np.repeat(depth_step[spans], counts)
+            depth *= step
+            depth += np.repeat(start_depth[spans], counts)
+            # Assignment to a repeated pixel keeps the last value, not the nearest: repeat with what is nearer still.
+            nearer = np.flatnonzero(depth > depth_buffer[pixel])
+            pixel, depth, candidates = pixel[nearer], depth[nearer], np.arange(len(nearer))
+            while len(candidates):
+                depth_buffer[pixel[candidates]] = depth[candidates]
+                candidates = candidates[depth[candidates] > depth_buffer[pixel[candidates]]]
+            front = np.flatnonzero(depth == depth_buffer[pixel])
+            shown = nearer[front]
+            span = spans.start + np.repeat(np.arange(len(counts), dtype=np.int32), counts)[shown]
+            shade_buffer[pixel[front]] = start_shade[span] + step[shown] * shade_step[span]
+    return depth_buffer.reshape(size), shade_buffer.reshape(size)
+
+
+def _inverse_slope(upper: NDArray[np.float32], lower: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Columns per row along edges from ``upper`` (m, 3) down to ``lower``; 0 for level edges, which span no rows."""
+    rows = lower[:, 1] - upper[:, 1]
+    slope = (lower[:, 0] - upper[:, 0]) / np.where(rows > 0, rows, np.inf)
+    return slope.astype(np.float32)
+
+
+def _counting(counts: NDArray[np.int32]) -> NDArray[np.int32]:
+    """0 .. count - 1 for each count, one after the other."""
+    ends = np.cumsum(counts, dtype=np.int32)
+    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int32) - np.repeat(ends - counts, counts)
+
+
+def _batches(counts: NDArray[np.int32]) -> Iterator[slice]:
+    """Slices of consecutive entries whose counts add up to about CHUNK."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    start = 0
+    while start < len(counts):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + CHUNK, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _draw_panel(
+    view: _View,
+    surface: _Surface,
+    box: NDArray[np.float64],
+    landmarks: NDArray[np.float64],
+    drawn: NDArray[np.intp],
+    detection: DrawableDetection,
+) -> Image.Image:
+    """One view with its points and labels, at SUPERSAMPLING times the final resolution."""
+    from PIL import Image, ImageDraw
+
+    scale = PIXELS_PER_MM * SUPERSAMPLING
+    axes = view.axes()
+    corners = box @ axes.T
+    left, top = corners[:, 0].min(), corners[:, 1].max()
+    width = int(np.ceil((corners[:, 0].max() - left) * scale))
+    height = int(np.ceil((top - corners[:, 1].min()) * scale))
+
+    def to_picture(points: NDArray[Any]) -> NDArray[Any]:
+        """Column, row (pixels) and nearness (mm) of canonical points."""
+        seen = points @ axes.T.astype(points.dtype)
+        seen[:, 0] = (seen[:, 0] - left) * scale
+        seen[:, 1] = (top - seen[:, 1]) * scale
+        return seen
+
+    # The headlight shows shape; a little light from above keeps brows, nose and lips readable, as in a photograph.
+    # The sign of the headlight's term also tells the inside of the surface from the outside.
+    towards = np.array(view.towards_viewer, dtype=np.float32)
+    position = to_picture(surface.points)
+    facing, facing_up = surface.normals @ towards, surface.normals[:, 2]
+    shade = np.where(facing >= 0, 0.30 + 0.62 * facing + 0.10 * facing_up, -0.45 + 0.30 * facing).astype(np.float32)
+    depth, shade = _rasterise(position, surface.triangles, shade, (height, width))
+    picture = Image.fromarray(_colour_numbers(shade, np.isfinite(depth)))
+    picture.putpalette(_palette())
+
+    gutter = 46 * SUPERSAMPLING
+    heading = 22 * SUPERSAMPLING
+    panel = Image.new("RGB", (width + 2 * gutter, height + heading), PAGE)
+    panel.paste(picture.convert("RGB"), (gutter, heading))
+    pen = ImageDraw.Draw(panel)
+    title_font = _font(13)
+    pen.text((gutter + width / 2, heading / 2), view.title, fill=FAINT_INK, font=title_font, anchor="mm")
+
+    spots = to_picture(landmarks)
+    visible = np.array([i for i in drawn if _is_visible(spots[i], depth)], dtype=np.intp)
+    spots[:, :2] += (gutter, heading)
+    _draw_labels(pen, spots, visible, detection.labels, gutter, width, (heading, height + heading))
+    radius = 3.3 * SUPERSAMPLING
+    for i in visible[np.argsort(spots[visible, 2])]:
+        colour = _certainty_colour(float(detection.standard_deviation_mm[i]))
+        _draw_dot(pen, spots[i, 0], spots[i, 1], radius, colour)
+    return panel
+
+
+def _colour_numbers(shade: NDArray[np.float32], covered: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Palette numbers: 0 for the backdrop, 1 to 127 for the inside (dark to light), 128 to 255 for the skin."""
+    brightness = np.clip(np.abs(shade), 0.0, 1.0)
+    numbers = np.where(shade > 0, 128 + brightness * 127, 1 + brightness * 126)
+    return np.where(covered, numbers, 0).astype(np.uint8)
+
+
+def _palette() -> list[int]:
+    brightness = np.linspace(0.0, 1.0, 128)[:, None]
+    inside = INSIDE * np.clip(brightness[:127], 0.25, 1.0)
+    skin = SKIN * np.clip(brightness, 0.12, 1.0) ** 0.8
+    return np.concatenate([BACKDROP[None], inside, skin]).astype(np.uint8).ravel().tolist()
+
+
+def _is_visible(spot: NDArray[np.float64], depth: NDArray[np.float32]) -> bool:
+    """Whether no drawn surface lies well in front of a point given as column, row (pixels) and nearness (mm)."""
+    column, row = (int(value) for value in np.rint(spot[:2]))
+    if not (0 <= row < depth.shape[0] and 0 <= column < depth.shape[1]):
+        return False
+    return bool(spot[2] > depth[row, column] - HIDDEN_BELOW_MM)
+
+
+def _draw_labels(
+    pen: ImageDraw.ImageDraw,
+    spots: NDArray[np.float64],
+    visible: NDArray[np.intp],
+    labels: Sequence[str],
+    gutter: int,
+    width: int,
+    rows: tuple[int, int],
+) -> None:
+    """Labels in two columns beside the picture, in the order of their points' heights, joined to them by thin lines."""
+    font = _font(11)
+    spacing = 13.5 * SUPERSAMPLING
+    # The nearer column keeps lines short; points close to the middle go left and right in turn.
+    visible = visible[np.argsort(spots[visible, 1], kind="stable")]
+    offset = (spots[visible, 0] - gutter) / width - 0.5
+    central = np.abs(offset) < 0.02
+    left = np.where(central, np.cumsum(central) % 2 == 1, offset < 0)
+    for chosen, on_left in ((visible[left], True), (visible[~left], False)):
+        heights = _spread(spots[chosen, 1], spacing, rows[0] + spacing / 2, rows[1] - spacing / 2)
+        for i, height in zip(chosen, heights):
+            edge = gutter if on_left else gutter + width
+            inset = 4 * SUPERSAMPLING * (1 if on_left else -1)
+            pen.line([(edge, height), (spots[i, 0], spots[i, 1])], fill=FAINT_INK, width=SUPERSAMPLING)
+            pen.text((edge - inset, height), labels[i], fill=INK, font=font, anchor="rm" if on_left else "lm")
+
+
+def _spread(wanted: NDArray[np.float64], spacing: float, lowest: float, highest: float) -> NDArray[np.float64]:
+    """Positions nearest to the ascending ``wanted`` ones that lie at least ``spacing`` apart (less if there's no room).
+
+    Least squares under the order constraint: subtracting k * spacing from the k-th turns "at least spacing apart" into
+    "not decreasing", which pooling adjacent violators solves exactly.
+    """
+    count = len(wanted)
+    if count == 0:
+        return np.empty(0)
+    spacing = min(spacing, (highest - lowest) / max(count - 1, 1))
+    offsets = np.arange(count) * spacing
+    pools: list[list[float]] = []
+    for value in wanted - offsets:
+        pools.append([float(value), 1.0])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (mean_a, size_a), (mean_b, size_b) = pools[-2:]
+            pools[-2:] = [[(mean_a * size_a + mean_b * size_b) / (size_a + size_b), size_a + size_b]]
+    level = np.concatenate([np.full(int(size), mean) for mean, size in pools])
+    return np.clip(level, lowest, highest - offsets[-1]) + offsets
+
+
+def _certainty_colour(standard_deviation_mm: float) -> tuple[int, int, int]:
+    for limit, colour, _ in CERTAINTY_CLASSES[:-1]:
+        if standard_deviation_mm <= limit:
+            return colour
+    return CERTAINTY_CLASSES[-1][1]
+
+
+def _draw_dot(pen: ImageDraw.ImageDraw, column: float, row: float, radius: float, colour: tuple[int, int, int]) -> None:
+    rim = radius + 1.0 * SUPERSAMPLING
+    pen.ellipse((column - rim, row - rim, column + rim, row + rim), fill=(255, 255, 255))
+    pen.ellipse((column - radius, row - radius, column + radius, row + radius), fill=colour)
+
+
+def _compose(panels: list[Image.Image], detection: DrawableDetection) -> Image.Image:
+    """Title, the three panels side by side, the key to the colours, a scale bar, and the missing landmarks."""
+    from PIL import Image, ImageDraw
+
+    unit = SUPERSAMPLING
+    margin, title_height = 14 * unit, 40 * unit
+    width = sum(panel.width for panel in panels) + 2 * margin
+    missing = [label for label, gone in zip(detection.labels, detection.missing) if gone]
+    caption = _wrapped("No surface there, not placed: " + ", ".join(missing), _font(12), width - 2 * margin)
+    caption = caption if missing else []
+    height = title_height + max(panel.height for panel in panels) + (34 + 18 * len(caption)) * unit + margin // 2
+    page = Image.new("RGB", (width, height), PAGE)
+    pen = ImageDraw.Draw(page)
+
+    facts = f"{detection.unit} ({detection.unit_source})   fitness {detection.fitness:.2f}"
+    facts_font, name_font = _font(13), _font(18, detection.scan_name)
+    facts_width = pen.textlength(facts, font=facts_font)
+    name = _shortened(detection.scan_name, name_font, width - 3 * margin - facts_width)
+    pen.text((margin, title_height / 2), name, fill=INK, font=name_font, anchor="lm")
+    pen.text((width - margin, title_height / 2), facts, fill=FAINT_INK, font=facts_font, anchor="rm")
+
+    column = margin
+    for panel in panels:
+        page.paste(panel, (column, title_height))
+        column += panel.width
+
+    row = title_height + max(panel.height for panel in panels) + 18 * unit
+    font = _font(12)
+    heading = "Standard deviation: "
+    pen.text((margin, row), heading, fill=INK, font=font, anchor="lm")
+    at = margin + pen.textlength(heading, font=font) + 8 * unit
+    for _, colour, text in CERTAINTY_CLASSES:
+        _draw_dot(pen, at, row, 4 * unit, colour)
+        pen.text((at + 9 * unit, row), text, fill=INK, font=font, anchor="lm")
+        at += pen.textlength(text, font=font) + 32 * unit
+    bar = 50 * PIXELS_PER_MM * unit
+    right = width - margin
+    pen.line([(right - bar, row), (right, row)], fill=INK, width=2 * unit)
+    for end in (right - bar, right):
+        pen.line([(end, row - 4 * unit), (end, row + 4 * unit)], fill=INK, width=2 * unit)
+    pen.text((right - bar - 8 * unit, row), "50 mm", fill=INK, font=font, anchor="rm")
+    for line in caption:
+        row += 18 * unit
+        pen.text((margin, row), line, fill=INK, font=font, anchor="lm")
+    return page.reduce(SUPERSAMPLING)
+
+
+def _font(size: float, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow carries, so that pictures look alike everywhere; a system font for names beyond ASCII."""
+    from PIL import ImageFont
+
+    if not text.isascii():
+        for name in ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"):
+            try:
+                return ImageFont.truetype(name, size * SUPERSAMPLING)
+            except OSError:
+                continue
+    return ImageFont.load_default(size * SUPERSAMPLING)
+
+
+def _wrapped(text: str, font: Any, width: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _shortened(text: str, font: Any, width: float) -> str:
+    """The text, with its middle replaced by dots if it is too long for ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    keep = len(text)
+    while keep > 2 and font.getlength(text[: keep // 2] + "..." + text[-(keep // 2) :]) > width:
+        keep -= 1
+    return text[: keep // 2] + "..." + text[-(keep // 2) :]
