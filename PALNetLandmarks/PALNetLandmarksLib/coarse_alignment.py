@@ -1,0 +1,284 @@
+"""Coarse global alignment: where on a scan of unknown pose a face might lie.
+
+Candidate nose tips are the places where a coarse copy of the surface protrudes most (like the integral invariants of
+Manay et al., 2004). Each gives a pose but for the turn about the nose, which is tried in steps; every hypothesis is
+scored against the reference by look-ups in a lattice that knows the nearest surface, and the best are refined together
+by a few point-to-plane ICP steps. Nothing is random and nothing depends on the direction of the normals, so that
+surfaces wound inside-out are found as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
+
+from .sample_surface import SurfaceSamples
+
+Array = NDArray[np.float64]
+
+#: Radius of the ball in which protrusion is measured: a nose is about this high and wide.
+PROTRUSION_RADIUS_MM = 28.0
+_VOXEL_MM = 7.0
+_MOST_VOXELS = 220_000
+_NOSE_SPACING_MM = 11.0
+
+
+@dataclass(frozen=True)
+class Poses:
+    """``h`` similarity poses of the reference in the scan: ``x_scan = scale * axes @ x_reference + origin``.
+
+    Attributes
+    ----------
+    axes : (h, 3, 3) rotation matrices; the columns are the canonical axes seen in the scan.
+    origins : (h, 3) the canonical origin in the scan, mm.
+    scales : (h,) size of the face relative to the reference.
+    scores : (h,) share of the reference's weight that has fitting surface nearby, 0 to 1.
+    """
+
+    axes: Array
+    origins: Array
+    scales: Array
+    scores: Array
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, chosen: NDArray[np.int64]) -> Poses:
+        return Poses(self.axes[chosen], self.origins[chosen], self.scales[chosen], self.scores[chosen])
+
+    def place(self, points: Array) -> Array:
+        """Reference points (n, 3) in the scan for each pose: (h, n, 3)."""
+        return np.matmul(self.scales[:, None, None] * points, self.axes.transpose(0, 2, 1)) + self.origins[:, None]
+
+    def turn(self, normals: Array) -> Array:
+        """Reference normals (n, 3) in the scan for each pose: (h, n, 3)."""
+        return np.matmul(normals, self.axes.transpose(0, 2, 1))
+
+
+@dataclass(frozen=True)
+class CoarseSurface:
+    """Even cloud of surface points with a lattice that says which of them is nearest to any place.
+
+    Attributes
+    ----------
+    points, normals : (v, 3) mean position (mm) and mean unit normal of the samples in each occupied cell.
+    nearest : (nx, ny, nz) index into ``points`` of about the nearest for every lattice cell.
+    corner, cell : lower corner of the lattice and edge of its cells, mm.
+    """
+
+    points: Array
+    normals: Array
+    nearest: NDArray[np.int32]
+    corner: Array
+    cell: float
+
+    def lookup(self, places: Array) -> NDArray[np.int32]:
+        """Index of about the nearest point for ``places`` (..., 3)."""
+        highest = np.array(self.nearest.shape) - 1
+        cells = ((places - self.corner) * (1.0 / self.cell)).astype(np.int32)
+        np.clip(cells, 0, highest, out=cells)
+        flat = (cells[..., 0] * self.nearest.shape[1] + cells[..., 1]) * self.nearest.shape[2] + cells[..., 2]
+        return np.take(self.nearest.ravel(), flat)
+
+
+def build_coarse_surface(samples: SurfaceSamples, cell_mm: float = _VOXEL_MM) -> CoarseSurface:
+    """Average surface samples (mm) in cells of a lattice and find the nearest occupied cell of each cell."""
+    centre = np.median(samples.points, axis=0)
+    distance = np.linalg.norm(samples.points - centre, axis=1)
+    kept = distance <= 1.6 * np.quantile(distance, 0.97)  # far fragments would blow up the lattice
+    points, normals = samples.points[kept], samples.normals[kept]
+    extent = np.ptp(points, axis=0) + 2 * cell_mm
+    cell = max(cell_mm, float(np.cbrt(np.prod(extent) / _MOST_VOXELS)))
+    corner = points.min(axis=0) - cell
+    shape = tuple(np.floor((points.max(axis=0) - corner) / cell).astype(int) + 2)
+    cells = np.floor((points - corner) / cell).astype(np.int64)
+    flat = np.ravel_multi_index((cells[:, 0], cells[:, 1], cells[:, 2]), shape)
+    occupied, member = np.unique(flat, return_inverse=True)
+    counts = np.bincount(member)
+    mean_points = _sum_by(member, points) / counts[:, None]
+    mean_normals = _unit(_sum_by(member, normals))
+    number = np.full(int(np.prod(shape)), -1, dtype=np.int32)
+    number[occupied] = np.arange(len(occupied), dtype=np.int32)
+    number = number.reshape(shape)
+    i, j, k = distance_transform_edt(number < 0, return_distances=False, return_indices=True)
+    return CoarseSurface(mean_points, mean_normals, number[i, j, k], corner, cell)
+
+
+def protrusions(points: Array, normals: Array, radius: float = PROTRUSION_RADIUS_MM) -> tuple[Array, Array, Array]:
+    """How far each point stands out of its surroundings, and in which direction.
+
+    Parameters
+    ----------
+    points, normals : (n, 3) even cloud, mm; the sign of the normals does not matter as long as neighbours agree.
+    radius : of the ball, mm.
+
+    Returns
+    -------
+    height : (n,) distance of the point above the mean of the ball, mm.
+    direction : (n, 3) unit vector pointing out of the ball's mean, along the mean normal.
+    pairs : (k, 2) pairs of points closer than ``radius``.
+    """
+    pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
+    first, second = pairs[:, 0], pairs[:, 1]
+    both, other = np.concatenate([first, second]), np.concatenate([second, first])
+    count = np.bincount(both, minlength=len(points)) + 1.0
+    mean = (_sum_by(both, points[other], len(points)) + points) / count[:, None]
+    mean_normal = _unit(_sum_by(both, normals[other], len(points)) + normals)
+    above = np.einsum("ij,ij->i", points - mean, mean_normal)
+    return np.abs(above), mean_normal * np.where(above < 0, -1.0, 1.0)[:, None], pairs
+
+
+def nose_candidates(surface: CoarseSurface, most: int = 80) -> tuple[Array, Array]:
+    """Places that protrude like a nose: points (c, 3) and outward directions (c, 3), the most prominent first."""
+    height, direction, pairs = protrusions(surface.points, surface.normals)
+    close = np.sum((surface.points[pairs[:, 0]] - surface.points[pairs[:, 1]]) ** 2, axis=1) < _NOSE_SPACING_MM**2
+    first, second = pairs[close].T
+    is_peak = np.ones(len(height), dtype=bool)
+    first_lower = height[first] < height[second]
+    is_peak[np.where(first_lower, first, second)] = False
+    peaks = np.flatnonzero(is_peak)
+    peaks = peaks[np.argsort(-height[peaks], kind="stable")][:most]
+    return surface.points[peaks], direction[peaks]
+
+
+@dataclass(frozen=True)
+class CoarseTarget:
+    """What the coarse search needs of the reference face (canonical LPS mm).
+
+    Attributes
+    ----------
+    points, normals, weights : (n, 3), (n, 3), (n,) even points over the face; the weights sum to one.
+    nose_tip, nose_direction : (3,) measured on the reference like the candidates on the scan.
+    """
+
+    points: Array
+    normals: Array
+    weights: Array
+    nose_tip: Array
+    nose_direction: Array
+
+
+def hypotheses(tips: Array, directions: Array, target: CoarseTarget, turns: int = 20, scale: float = 0.95) -> Poses:
+    """Every candidate nose tip with every turn about it: ``len(tips) * turns`` poses with no score yet."""
+    from_reference = _frames(target.nose_direction[None])[0]
+    angles = np.arange(turns) * (2 * np.pi / turns)
+    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros(turns)
+    roll = np.stack([[cos, -sin, zero], [sin, cos, zero], [zero, zero, zero + 1]]).transpose(2, 0, 1)
+    axes = np.einsum("cij,rjk,lk->cril", _frames(directions), roll, from_reference).reshape(-1, 3, 3)
+    origins = np.repeat(tips, turns, axis=0) - scale * axes @ target.nose_tip
+    return Poses(axes, origins, np.full(len(axes), scale), np.zeros(len(axes)))
+
+
+def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_mm: float) -> Poses:
+    """The poses with their scores: weight of reference points with like-oriented surface within the tolerance."""
+    places = poses.place(target.points)
+    nearest = surface.lookup(places)
+    squared = np.sum((surface.points[nearest] - places) ** 2, axis=2)
+    alignment = np.einsum("hni,hni->hn", surface.normals[nearest], poses.turn(target.normals))
+    scores = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
+    return Poses(poses.axes, poses.origins, poses.scales, scores)
+
+
+def refine(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerances_mm: tuple[float, ...]) -> Poses:
+    """A point-to-plane ICP step per tolerance on all poses at once, the size of the face included; then scores."""
+    axes, origins, scales = poses.axes, poses.origins, poses.scales
+    for tolerance in tolerances_mm:
+        current = Poses(axes, origins, scales, scales)
+        places, planes = current.place(target.points), current.turn(target.normals)
+        nearest = surface.lookup(places)
+        offset = surface.points[nearest] - places
+        alignment = np.einsum("hni,hni->hn", surface.normals[nearest], planes)
+        squared = np.sum(offset**2, axis=2)
+        weights = target.weights * alignment**2 / (1 + squared / tolerance**2) ** 2
+        axes, origins, scales = similarity_step(axes, origins, scales, places, planes, offset, weights)
+    return score(Poses(axes, origins, scales, scales), surface, target, tolerances_mm[-1])
+
+
+def similarity_step(
+    axes: Array,
+    origins: Array,
+    scales: Array,
+    places: Array,
+    planes: Array,
+    offset: Array,
+    weights: Array,
+    likely_scale: tuple[float, float] = (0.95, 0.12),
+    scale_range: tuple[float, float] = (0.62, 1.35),
+) -> tuple[Array, Array, Array]:
+    """One Gauss-Newton step of point-to-plane ICP for ``h`` poses at once: new axes, origins and scales.
+
+    Parameters
+    ----------
+    places, planes, offset : (h, n, 3) reference points and normals in the scan, and the way to their partners.
+    weights : (h, n)
+    likely_scale : mean and standard deviation of the size of faces; a weak prior against shrinking onto the scan.
+    """
+    arm = places - origins[:, None]
+    rows = np.concatenate(
+        [np.cross(arm, planes), planes, np.einsum("hni,hni->hn", arm, planes)[..., None]], axis=2
+    )  # unknowns: turn (radian), shift (mm), relative growth
+    distance = np.einsum("hni,hni->hn", offset, planes)
+    weighted = rows * weights[..., None]
+    normal_matrix = np.matmul(weighted.transpose(0, 2, 1), rows)
+    right = np.matmul(weighted.transpose(0, 2, 1), distance[..., None])[..., 0]
+    total = weights.sum(axis=1) + 1e-9
+    mean, deviation = likely_scale
+    # The prior weighs like a hundredth of all points seen with 3 mm of noise each; damping keeps steps from flying off.
+    damping = total[:, None] * np.array([4.0, 4.0, 4.0, 2e-3, 2e-3, 2e-3, 0.0])
+    growth_weight = total * 0.01 * (3.0 / deviation) ** 2
+    damping[:, 6] = growth_weight
+    right[:, 6] += growth_weight * (mean / scales - 1)
+    normal_matrix[:, np.arange(7), np.arange(7)] += damping
+    step = np.linalg.solve(normal_matrix, right[..., None])[..., 0]
+    angle = np.linalg.norm(step[:, :3], axis=1, keepdims=True)
+    step[:, :3] *= np.minimum(1.0, 0.35 / np.maximum(angle, 1e-12))
+    new_axes = np.matmul(rotations(step[:, :3]), axes)
+    growth = np.clip(1 + step[:, 6], 0.9, 1.1)
+    new_scales = np.clip(scales * growth, *scale_range)
+    return new_axes, origins + step[:, 3:6], new_scales
+
+
+def rotations(vectors: Array) -> Array:
+    """Rotation matrices (h, 3, 3) of rotation vectors (h, 3), by Rodrigues' formula."""
+    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
+    x, y, z = vectors.T
+    zero = np.zeros_like(x)
+    skew = np.stack([[zero, -z, y], [z, zero, -x], [-y, x, zero]]).transpose(2, 0, 1)
+    small = np.maximum(angle, 1e-12)
+    return np.eye(3) + np.sin(small) / small * skew + (1 - np.cos(small)) / small**2 * (skew @ skew)
+
+
+def distinct(poses: Poses, most: int, apart_mm: float, apart_degrees: float) -> Poses:
+    """The best-scored poses, none nearly the same as a better one."""
+    order = np.argsort(-poses.scores, kind="stable")
+    chosen: list[int] = []
+    least_trace = 1 + 2 * np.cos(np.radians(apart_degrees))
+    for index in order:
+        if len(chosen) == most:
+            break
+        if chosen:
+            near = np.sum((poses.origins[chosen] - poses.origins[index]) ** 2, axis=1) < apart_mm**2
+            alike = np.einsum("hij,ij->h", poses.axes[chosen], poses.axes[index]) > least_trace
+            if np.any(near & alike):
+                continue
+        chosen.append(int(index))
+    return poses[np.array(chosen, dtype=np.int64)]
+
+
+def _frames(directions: Array) -> Array:
+    """Right-handed frames (n, 3, 3) with the directions (n, 3) as third column."""
+    helper = np.where(np.abs(directions[:, :1]) < 0.8, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    first = _unit(np.cross(helper, directions))
+    return np.stack([first, np.cross(directions, first), directions], axis=2)
+
+
+def _sum_by(index: NDArray[np.int64], values: Array, length: int = 0) -> Array:
+    return np.stack([np.bincount(index, values[:, axis], minlength=length) for axis in range(3)], axis=1)
+
+
+def _unit(vectors: Array) -> Array:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.finfo(float).tiny)
