@@ -1,0 +1,323 @@
+"""The command line: files, messages, JSON and exit status. A stand-in detector returns points known beforehand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PALNetLandmarksLib import command_line
+from PALNetLandmarksLib.errors import NotAFaceError, WeightsError
+from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PIL import Image
+from typer.testing import CliRunner
+
+LIBRARY = Path(command_line.__file__).parents[1]
+POINTS = np.array([[0.0, 0.0, 0.0], [0.0, 39.0, 75.0], [-75.0, 90.0, 0.0], [75.0, 90.0, 0.0]])
+
+
+class KnownDetection(NamedTuple):
+    """The fields of a detection."""
+
+    scan_name: str
+    coordinate_system: str
+    points: np.ndarray
+    unit: str = "mm"
+    unit_source: str = "estimated"
+    labels: tuple[str, ...] = ("Prn", "Tr", "T_R", "T_L")
+    standard_deviation_mm: np.ndarray = np.array([0.6, 3.4, 1.0, 9.0])
+    missing: np.ndarray = np.array([False, False, False, True])
+    rigid_transform: np.ndarray = np.eye(4)
+    face_scale: float = 1.02
+    fitness: float = 0.91
+    seconds: dict = {"align": 0.25, "network": 0.5}  # noqa: RUF012
+    weights_version: str = "stand-in 1"
+    weights_sha256: str = "0" * 64
+    device: str = "cpu"
+    warnings: tuple[str, ...] = ("A warning about the scan.",)
+
+
+class StandInDetector:
+    """Knows where the landmarks of the test's egg are; refuses a file called foot; breaks on one called bug."""
+
+    device = "cpu"
+    weights_version = "stand-in 1"
+    weights_sha256 = "0" * 64
+    labels = ("Prn", "Tr", "T_R", "T_L")
+
+    def detect(self, scan: TriangleMesh, unit: str | None = None) -> KnownDetection:
+        if "foot" in scan.name:
+            raise NotAFaceError(f"'{scan.name}' shows no face (fitness 0.12, at least 0.5 needed); scan a face.")
+        if "bug" in scan.name:
+            raise ZeroDivisionError("something unforeseen")
+        points = POINTS.copy()
+        points[3] = np.nan
+        source = "given" if unit else "estimated"
+        return KnownDetection(scan.name, scan.coordinate_system, points, unit or "mm", source)
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable:
+    monkeypatch.setattr(command_line, "load_detector", lambda weights, device, surface: StandInDetector())
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(command_line.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def write_egg(make_head, tmp_path) -> Callable[[str], Path]:
+    """Write the egg as an OBJ file of the given name and return its path."""
+    head = make_head()
+    lines = [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in head.points]
+    lines += [f"f {a} {b} {c}" for a, b, c in head.triangles + 1]
+    text = "\n".join(lines) + "\n"
+
+    def write(name: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_markups_csv_and_picture_and_says_what_was_found(run, write_egg, tmp_path):
+    result = run("detect", write_egg("anna.obj"), "-o", tmp_path / "made" / "here")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "made" / "here"
+    assert names_in(folder) == ["anna.csv", "anna.mrk.json", "anna.png"]
+
+    markups = read_landmarks(folder / "anna.mrk.json")
+    assert markups.coordinate_system == "LPS"
+    assert markups.labels == ("Prn", "Tr", "T_R", "T_L")
+    assert np.array_equal(markups.points[:3], POINTS[:3])
+    assert not markups.defined[3]
+    with (folder / "anna.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows] == ["Prn", "Tr", "T_R", "T_L"]
+    assert [float(rows[1][axis]) for axis in "xyz"] == [0.0, 39.0, 75.0]
+    with Image.open(folder / "anna.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 900
+
+    text = " ".join(result.stdout.split())
+    for expected in (
+        "3 of 4 landmarks placed",
+        "unit mm (estimated)",
+        "fitness 0.910",
+        "align 0.25",
+        "network 0.50",
+        "missing T_L",
+        "uncertain 1 above 3 mm Tr",
+        "A warning about the scan.",
+        str(folder / "anna.mrk.json"),
+    ):
+        assert expected in text
+
+
+def test_results_lie_beside_the_scan_without_o_and_the_picture_can_be_left_out(run, write_egg):
+    scan = write_egg("a folder/anna b.obj")
+    assert run("detect", "--no-picture", scan).exit_code == 0
+    assert names_in(scan.parent) == ["anna b.csv", "anna b.mrk.json", "anna b.obj"]
+
+
+def test_unit_reaches_the_detector(run, write_egg):
+    result = run("detect", "--no-picture", "--unit", "cm", write_egg("anna.obj"))
+    assert "cm (given)" in result.stdout
+
+
+def test_goes_on_after_bad_scans_and_lists_them_at_the_end(run, write_egg, tmp_path):
+    empty = tmp_path / "empty.ply"
+    empty.touch()
+    scans = [write_egg("foot.obj"), write_egg("anna.obj"), empty, tmp_path / "absent.stl", write_egg("bug.obj")]
+    result = run("detect", "-o", tmp_path / "out", *scans)
+    assert result.exit_code == 1
+    assert names_in(tmp_path / "out") == ["anna.csv", "anna.mrk.json", "anna.png"]
+    summary = result.stderr[result.stderr.index("4 of 5 scans failed:") :].splitlines()
+    assert len(summary) == 5
+    for line, name, word in zip(
+        summary[1:],
+        ("foot.obj", "empty.ply", "absent.stl", "bug.obj"),
+        ("fitness 0.12", "empty", "does not exist", "ZeroDivisionError"),
+    ):
+        assert name in line
+        assert word in line
+    assert "anna.obj" in result.stdout
+    assert "foot" not in result.stdout
+
+
+def test_all_failed_leaves_no_folder(run, write_egg, tmp_path):
+    result = run("detect", "-o", tmp_path / "out", write_egg("foot.obj"))
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    assert result.stderr.count("\n") == 1, "one sentence"
+
+
+def test_json_is_one_document_and_nothing_else(run, write_egg, tmp_path):
+    result = run("detect", "--json", "-o", tmp_path / "out", write_egg("anna.obj"), write_egg("foot.obj"))
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    good, bad = document["scans"]
+    assert [landmark["label"] for landmark in good["landmarks"]] == ["Prn", "Tr", "T_R", "T_L"]
+    assert good["landmarks"][1] == {"label": "Tr", "position": [0.0, 39.0, 75.0], "standard_deviation_mm": 3.4}
+    assert good["landmarks"][3]["position"] is None
+    assert (good["missing"], good["uncertain"]) == (["T_L"], ["Tr"])
+    assert (good["unit"], good["coordinate_system"], good["fitness"]) == ("mm", "LPS", 0.91)
+    assert {"read", "align", "network", "write"} <= good["seconds"].keys()
+    assert [Path(path).name for path in good["files"]] == ["anna.mrk.json", "anna.csv", "anna.png"]
+    assert all(Path(path).is_file() for path in good["files"])
+    assert "fitness 0.12" in bad["error"]
+    assert document["failed"] == [bad["scan"]]
+    assert "NaN" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["detect"], ["detect", "x.ply", "--unit", "ft"], ["detect", "x.ply", "--colour"]]
+)
+def test_wrong_usage_is_status_2(run, arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_scans_that_would_overwrite_each_other_are_refused_before_any_work(run, write_egg, tmp_path):
+    first, second = write_egg("one/face.obj"), write_egg("two/Face.obj")
+    result = run("detect", "-o", tmp_path / "out", first, second)
+    assert result.exit_code == 2
+    assert str(first) in result.stderr
+    assert str(second) in result.stderr
+    assert not (tmp_path / "out").exists()
+    # Beside each scan there's no clash.
+    assert run("detect", "--no-picture", first, second).exit_code == 0
+    assert (second.parent / "Face.mrk.json").is_file()
+
+    twice = run("detect", first, first.parent / ".." / "one" / "face.obj")
+    assert twice.exit_code == 2
+    assert "twice" in twice.stderr
+    other_suffix = run("detect", first, first.with_suffix(".ply"))
+    assert other_suffix.exit_code == 2
+
+
+def test_unwritable_output_is_refused_with_the_remedy(run, write_egg, tmp_path):
+    blocker = tmp_path / "blocker"
+    blocker.write_text("a file")
+    result = run("detect", "-o", blocker / "below", write_egg("anna.obj"))
+    assert result.exit_code == 1
+    assert "blocker" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert blocker.read_text() == "a file"
+
+
+def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
+    folder = tmp_path / "out"
+    (folder / "anna.png").mkdir(parents=True)
+    (folder / "anna.csv").write_text("older result")
+    result = run("detect", "-o", folder, write_egg("anna.obj"))
+    assert result.exit_code == 1
+    assert "anna.png" in result.stderr
+    assert names_in(folder) == ["anna.csv", "anna.png"]
+    assert (folder / "anna.csv").read_text() == "older result"
+
+
+def test_a_picture_that_fails_leaves_no_file(run, write_egg, tmp_path, monkeypatch):
+    def full_disk(mesh, detection, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PALNetLandmarksLib.picture.render_detection", full_disk)
+    result = run("detect", "-o", tmp_path / "out", write_egg("anna.obj"))
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert not (tmp_path / "out").exists() or names_in(tmp_path / "out") == []
+
+
+def test_bad_weights_end_the_run_with_one_sentence(write_egg, tmp_path, monkeypatch):
+    def refuse(weights, device, surface):
+        raise WeightsError(f"'{weights}' is damaged; install it again.")
+
+    monkeypatch.setattr(command_line, "load_detector", refuse)
+    scan = write_egg("anna.obj")
+    for arguments in (["detect", str(scan), "-o", str(tmp_path / "out")], ["info"]):
+        result = CliRunner().invoke(command_line.app, [*arguments, "--weights", "w.bin", "--json"])
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["error"] == "'w.bin' is damaged; install it again."
+        assert result.stderr == "Error: 'w.bin' is damaged; install it again.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_info_says_versions_device_and_weights(run):
+    result = run("info")
+    assert result.exit_code == 0
+    for expected in (np.__version__, "stand-in 1", "0" * 64, "cpu", "4: Prn Tr T_R T_L", "vtk", "scipy"):
+        assert expected in result.stdout
+    document = json.loads(run("info", "--json").stdout)
+    assert document["packages"]["numpy"] == np.__version__
+    assert document["weights"] == {"version": "stand-in 1", "sha256": "0" * 64}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As programs of their own
+
+
+def python(program: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(LIBRARY), **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_packages_of_the_command_line_it_says_how_to_get_them(package):
+    done = python(
+        f"import sys; sys.modules['{package}'] = None\nfrom PALNetLandmarksLib.command_line import main; main()"
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "pip install 'palnet-landmarks[cli]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_loads_nothing_heavy():
+    done = python(
+        "import sys\n"
+        "from PALNetLandmarksLib.command_line import app\n"
+        "app(['detect', '--help'], standalone_mode=False)\n"
+        "heavy = ('numpy', 'scipy', 'vtkmodules', 'torch', 'PIL', 'matplotlib', 'pandas')\n"
+        "print('HEAVY', [name for name in heavy if name in sys.modules])"
+    )
+    assert "HEAVY []" in done.stdout, done.stderr
+
+
+def test_automatic_device_is_the_cpu_without_importing_torch_where_there_is_no_gpu():
+    done = python(
+        "import sys\n"
+        "from PALNetLandmarksLib.device import choose_device\n"
+        "print(choose_device('auto'), 'torch' in sys.modules)",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    if sys.platform == "darwin":
+        assert done.stdout.split()[0] in ("cpu", "mps")
+    else:
+        assert done.stdout.split() == ["cpu", "False"]
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_remedy():
+    done = python(
+        "import sys; sys.modules['torch'] = None\n"
+        "from PALNetLandmarksLib.device import DeviceError, choose_device\n"
+        "try: choose_device('cuda')\n"
+        "except DeviceError as error: print(error)"
+    )
+    assert "--device cpu" in done.stdout
