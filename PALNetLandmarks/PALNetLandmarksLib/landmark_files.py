@@ -393,5 +393,8 @@ def _read_lafas(text: str) -> LandmarkSet:
         if found is None:
             raise ValueError(f"line {number} is not 'name, tab, (x,y,z)'")
         labels.append(found.group(1))
-        points.append(_position(found.group(2).split(",")))
+        # Some exports list a landmark that could not be placed as (nan,nan,nan).
+        points.append([float(coordinate) for coordinate in found.group(2).split(",")])
+        if len(points[-1]) != 3:
+            raise ValueError(f"line {number} does not hold three coordinates")
     return LandmarkSet(labels=tuple(labels), points=np.array(points).reshape(-1, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,9 @@ def read_vtp(path: Path) -> RawMesh:
     reader: Any = vtkXMLPolyDataReader()
     # With an observer VTK reports errors to it instead of printing them. The bytes are read here, as VTK's handling of
     # file names outside the system's code page differs between its versions on Windows.
-    reader.AddObserver("ErrorEvent", remember)
-    reader.AddObserver("WarningEvent", remember)
+    for source in (reader, reader.GetExecutive()):
+        source.AddObserver("ErrorEvent", remember)
+        source.AddObserver("WarningEvent", remember)
     reader.ReadFromInputStringOn()
     reader.SetInputString(data)
     reader.UpdateInformation()
@@ -74,6 +76,14 @@ def _check_frame(data: bytes) -> None:
         raise MeshFormatError(f"holds a VTK {name}, not a surface; save a surface model (PolyData) instead")
     if b"</VTKFile>" not in data[-4096:]:
         raise MeshFormatError("is truncated: the end of its XML is missing; copy or export it again")
+    # VTK prints errors of the XML itself before any observer could be attached, so they are looked for here first.
+    # Appended raw data are no XML; they begin after an underscore.
+    appended = re.search(rb"<AppendedData\b[^>]*>", data)
+    document = data[: appended.end()] + b"</AppendedData></VTKFile>" if appended else data
+    try:
+        expat.ParserCreate().Parse(document, True)
+    except expat.ExpatError:
+        raise MeshFormatError("is damaged: its XML has errors; copy or export it again") from None
 
 
 def _points(surface: Any) -> NDArray[Any]:
