@@ -660,8 +660,8 @@ def test_headers_that_promise_the_impossible(tmp_path: Path) -> None:
 def test_other_kinds_of_vtk_data(tmp_path: Path) -> None:
     head = "# vtk DataFile Version 3.0\nvolume\nASCII\nDATASET "
     image = head + "STRUCTURED_POINTS\nDIMENSIONS 2 2 2\nORIGIN 0 0 0\nSPACING 1 1 1\n"
-    assert "holds a structured points, not a surface" in refusal(write(tmp_path / "ct.vtk", image))
-    assert "unstructured grid" in refusal(write(tmp_path / "grid.vtk", head + "UNSTRUCTURED_GRID\nPOINTS 0 float\n"))
+    assert "of the kind 'STRUCTURED_POINTS', not a surface" in refusal(write(tmp_path / "ct.vtk", image))
+    assert "UNSTRUCTURED_GRID" in refusal(write(tmp_path / "grid.vtk", head + "UNSTRUCTURED_GRID\nPOINTS 0 float\n"))
     xml = '<?xml version="1.0"?><VTKFile type="ImageData" version="0.1"></VTKFile>'
     assert "holds a VTK ImageData, not a surface" in refusal(write(tmp_path / "ct.vtp", xml))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -151,7 +152,9 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
         reason = error.strerror or str(error)
         raise OutputError(f"'{path}' cannot be written ({reason}); choose another folder or disk.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # It exists only after a failure; where it cannot even be looked for, there is none.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _description(landmarks: LandmarkSet, index: int) -> str:

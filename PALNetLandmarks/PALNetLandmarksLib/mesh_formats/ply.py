@@ -15,6 +15,7 @@ from .raw_mesh import (
     RawMesh,
     check_indices,
     coordinate_system_from_header,
+    quoted,
     ragged_ranges,
     triangulate_polygons,
     triangulate_strips,
@@ -117,8 +118,8 @@ def _read_header(stream: BinaryIO) -> _Header:
             elif words[0] == "end_header":
                 break
         except (IndexError, KeyError, ValueError):
-            text = line.decode("latin-1").strip()[:60]
-            raise MeshFormatError(f"has a damaged header ('{text}'); export the scan again as PLY") from None
+            text = quoted(line.decode("latin-1").strip())
+            raise MeshFormatError(f"has a damaged header ({text}); export the scan again as PLY") from None
     if not form:
         raise MeshFormatError("has a damaged header (no 'format' line); export the scan again as PLY")
     return _Header(byte_order, elements, b"".join(comments))

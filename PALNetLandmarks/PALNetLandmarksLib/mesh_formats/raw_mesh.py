@@ -47,6 +47,11 @@ def coordinate_system_from_header(header: Union[bytes, str]) -> str | None:
     return "RAS" if "RAS" in found else "LPS" if found else None
 
 
+def quoted(text: str) -> str:
+    """A piece of a file, shortened and without control characters, in quotes for a message."""
+    return "'" + "".join(letter if letter.isprintable() else "?" for letter in text[:40]) + "'"
+
+
 def ragged_ranges(first: Integers, counts: Integers) -> Integers:
     """``first[i], first[i] + 1, ...`` (``counts[i]`` of them) for every i, concatenated."""
     total = int(counts.sum())

@@ -19,6 +19,7 @@ from .raw_mesh import (
     RawMesh,
     check_indices,
     coordinate_system_from_header,
+    quoted,
     ragged_ranges,
     triangulate_polygons,
     triangulate_strips,
@@ -73,7 +74,7 @@ def read_vtk(path: Path) -> RawMesh:
         elif keyword == "METADATA":
             reader.skip_metadata()
         else:
-            raise MeshFormatError(_DAMAGED.format(f"'{keyword[:40]}' stands where a section should begin"))
+            raise MeshFormatError(_DAMAGED.format(f"{quoted(keyword)} stands where a section should begin"))
     triangles = np.concatenate(parts)
     check_indices(triangles, len(points))
     return RawMesh(points, triangles, coordinate_system_from_header(title))
@@ -88,7 +89,7 @@ def _text(words: list[str], index: int) -> str:
 def _number(words: list[str], index: int) -> int:
     word = _text(words, index)
     if not word.isdigit():
-        raise MeshFormatError(_DAMAGED.format(f"'{word[:40]}' stands where a number should be"))
+        raise MeshFormatError(_DAMAGED.format(f"{quoted(word)} stands where a number should be"))
     return int(word)
 
 
@@ -119,7 +120,7 @@ class _Reader:
             raise MeshFormatError(_DAMAGED.format("it does not say what it holds"))
         if words[1] != "POLYDATA":
             raise MeshFormatError(
-                f"holds a {words[1].lower().replace('_', ' ')}, not a surface; save a surface model (polydata) instead"
+                f"holds data of the kind {quoted(words[1])}, not a surface; save a surface model (polydata) instead"
             )
         return lines[1] or b""
 
@@ -146,7 +147,7 @@ class _Reader:
         """The next ``count`` numbers, float for real types and int64 for whole ones."""
         code = _TYPES.get(type_name.lower())
         if code is None:
-            raise MeshFormatError(_DAMAGED.format(f"'{type_name[:40]}' is no type of number"))
+            raise MeshFormatError(_DAMAGED.format(f"{quoted(type_name)} is no type of number"))
         stored = np.dtype(">" + code)
         result = stored.newbyteorder("=") if stored.kind == "f" else np.dtype(np.int64)
         if self.binary:

@@ -47,9 +47,11 @@ def read_vtp(path: Path) -> RawMesh:
     reader.ReadFromInputStringOn()
     reader.SetInputString(data)
     reader.UpdateInformation()
-    if not errors and reader.GetXMLParser() is not None:
-        reader.GetXMLParser().AddObserver("ErrorEvent", remember)
-        reader.GetXMLParser().AddObserver("WarningEvent", remember)
+    parser = reader.GetXMLParser()
+    if not errors and parser is not None:
+        for source in filter(None, (parser, parser.GetCompressor())):
+            source.AddObserver("ErrorEvent", remember)
+            source.AddObserver("WarningEvent", remember)
         reader.GetPointDataArraySelection().DisableAllArrays()
         reader.GetCellDataArraySelection().DisableAllArrays()
         reader.Update()
@@ -77,6 +79,10 @@ def _check_frame(data: bytes) -> None:
     if b"</VTKFile>" not in data[-4096:]:
         raise MeshFormatError("is truncated: the end of its XML is missing; copy or export it again")
     # VTK prints errors of the XML itself before any observer could be attached, so they are looked for here first.
+    for attribute, known in ((b"byte_order", b"LittleEndian|BigEndian"), (b"header_type", b"UInt32|UInt64")):
+        value = re.search(rb"\b" + attribute + rb"\s*=\s*[\"']([^\"']*)", opening.group())
+        if value is not None and not re.fullmatch(known, value.group(1)):
+            raise MeshFormatError("is damaged: its first element has errors; copy or export it again")
     # Appended raw data are no XML; they begin after an underscore.
     appended = re.search(rb"<AppendedData\b[^>]*>", data)
     document = data[: appended.end()] + b"</AppendedData></VTKFile>" if appended else data
