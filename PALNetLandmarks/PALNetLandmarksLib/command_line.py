@@ -410,7 +410,7 @@ def _show(result: _Result) -> None:
         f"  missing    {', '.join(missing) or 'none'}",
         f"  uncertain  {len(uncertain)} above {UNCERTAIN_ABOVE_MM:g} mm" + "".join(f" {label}" for label in uncertain),
         *(f"  warning    {warning}" for warning in detection.warnings),
-        f"  written    {', '.join(str(path) for path in result.files)}",
+        *(f"  written    {path}" for path in result.files),
     ]
     typer.echo("\n".join(lines))
 
