@@ -14,6 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PALNetLandmarksLib import command_line
+from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.detector import SURFACES
+from PALNetLandmarksLib.device import DEVICES
 from PALNetLandmarksLib.errors import NotAFaceError, WeightsError
 from PALNetLandmarksLib.landmark_files import read_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
@@ -262,6 +265,12 @@ def test_info_says_versions_device_and_weights(run):
     document = json.loads(run("info", "--json").stdout)
     assert document["packages"]["numpy"] == np.__version__
     assert document["weights"] == {"version": "stand-in 1", "sha256": "0" * 64}
+
+
+def test_choices_are_those_of_the_library():
+    assert tuple(unit.value for unit in command_line.Unit) == tuple(UNITS)
+    assert tuple(device.value for device in command_line.Device) == DEVICES
+    assert tuple(surface.value for surface in command_line.Surface) == SURFACES
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
-from .device import choose_device
 from .errors import LandmarkingError, OutputError
 
 _INSTALL_CLI = "The command line needs the package '{}'; install it by: pip install 'palnet-landmarks[cli]'"
@@ -165,7 +164,7 @@ def detect(
         _fail(_INSTALL_CLI.format("Pillow") + ", or add --no-picture.", as_json)
     try:
         _check_writable(output)
-        detector = load_detector(weights, choose_device(device.value), surface.value)
+        detector = load_detector(weights, device.value, surface.value)
     except (LandmarkingError, FileNotFoundError) as error:
         _fail(str(error), as_json)
 
@@ -205,7 +204,7 @@ def info(
         "packages": {package: _version(package) for package in packages},
     }
     try:
-        detector = load_detector(weights, choose_device(device.value), Surface.TRIANGLE.value)
+        detector = load_detector(weights, device.value, Surface.TRIANGLE.value)
     except (LandmarkingError, FileNotFoundError) as error:
         _fail(str(error), as_json, facts)
     facts["device"] = detector.device
@@ -323,7 +322,9 @@ def _detect_one(
         return _Result(scan, error=f"'{scan}' does not fit into memory; reduce the number of its triangles.")
     except Exception as error:  # one scan's failure, whatever it is, must not stop the others
         return _Result(scan, error=f"'{scan}' failed ({type(error).__name__}: {error}); please report this as a bug.")
-    seconds = {"read": read - start, **detection.seconds, "write": written - detected}
+    # The detector was given a mesh, so only this function knows how long reading took.
+    seconds = {"read": 0.0, **detection.seconds, "write": written - detected}
+    seconds["read"] += read - start
     return _Result(scan, detection, files, tuple(seconds.items()))
 
 

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .align import UNITS
 from .mesh import TriangleMesh
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
-
-MILLIMETRES_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
 
 #: Upper limit of the standard deviation in mm, colour, and text of each class of certainty. The colours stay apart for
 #: viewers with colour-vision deficiency (after the palette of Okabe and Ito).
@@ -114,7 +113,7 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
         If Pillow is not installed.
     """
     to_canonical = np.array(detection.rigid_transform, dtype=np.float64)
-    to_canonical[:3, :3] *= MILLIMETRES_PER_UNIT[detection.unit]
+    to_canonical[:3, :3] *= UNITS[detection.unit]
     landmarks = _transformed(np.asarray(detection.points, dtype=np.float64), to_canonical)
     drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
     box = _region_to_draw(landmarks[drawn])
