@@ -20,6 +20,9 @@ from PALNetLandmarksLib.device import DEVICES
 from PALNetLandmarksLib.errors import NotAFaceError, WeightsError
 from PALNetLandmarksLib.landmark_files import read_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.surface import SurfaceLocator
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -330,3 +333,79 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy():
         "except DeviceError as error: print(error)"
     )
     assert "--device cpu" in done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole way, with the bundled weights
+
+
+def detect_for_real(*arguments: str | Path) -> tuple[subprocess.CompletedProcess, dict]:
+    done = subprocess.run(
+        [sys.executable, "-m", "PALNetLandmarksLib.command_line", "detect", "--json", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+        check=False,
+    )
+    return done, json.loads(done.stdout)
+
+
+def distances_to_surface(path: Path, points: np.ndarray) -> np.ndarray:
+    return SurfaceLocator(read_scan(path)).nearest_on_surface(points)[1]
+
+
+def test_bundled_sample(resources, tmp_path):
+    sample = resources / "SampleScan.ply"
+    done, document = detect_for_real(sample, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == ["SampleScan.csv", "SampleScan.mrk.json", "SampleScan.png"]
+    (scan,) = document["scans"]
+    assert tuple(landmark["label"] for landmark in scan["landmarks"]) == load_scheme().labels
+    markups = read_landmarks(tmp_path / "SampleScan.mrk.json")
+    assert int(markups.defined.sum()) == 50 - len(scan["missing"]) >= 40
+    to_millimetres = UNITS[scan["unit"]]
+    assert to_millimetres * distances_to_surface(sample, markups.points[markups.defined]).max() < 0.01
+
+
+def test_real_scans_agree_with_the_points_of_experts(shared, tmp_path):
+    """Issue 2: mean at most 2.5 mm, none above 9 mm; and one run over good and bad files goes on to its end."""
+    bad = tmp_path / "bad.ply"
+    bad.write_text("ply\nformat ascii 1.0\nelement vertex 3\n")
+    scans = sorted((shared / "scans").glob("*.ply"))
+    done, document = detect_for_real(*scans[:1], bad, *scans[1:], "--no-picture", "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert document["failed"] == [str(bad)]
+    assert names_in(tmp_path / "out") == sorted(
+        f"{scan.stem}{suffix}" for scan in scans for suffix in (".csv", ".mrk.json")
+    )
+    errors = []
+    for scan in scans:
+        markups = read_landmarks(tmp_path / "out" / f"{scan.stem}.mrk.json")
+        found = dict(zip(markups.labels, markups.points))
+        assert distances_to_surface(scan, markups.points[markups.defined]).max() < 0.01
+        truth = json.loads(scan.with_suffix(".landmarks.json").read_text())["landmarks"]
+        errors += [np.linalg.norm(found[label] - position) for label, position in truth.items()]
+    assert len(errors) > 90
+    assert np.mean(errors) <= 2.5
+    assert np.max(errors) <= 9.0
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a child is known on Unix only")
+def test_a_cold_start_needs_little_memory(shared, tmp_path):
+    """A 12,000-face OBJ with its picture in at most 400 MB: neither torch nor a plotting library gets loaded."""
+    mesh = read_scan(shared / "scans" / "menpo_james.ply")
+    assert len(mesh.triangles) > 12_000
+    scan = tmp_path / "james.obj"
+    lines = [f"v {x} {y} {z}" for x, y, z in mesh.points] + [f"f {a} {b} {c}" for a, b, c in mesh.triangles + 1]
+    scan.write_text("\n".join(lines))
+    with (tmp_path / "out.txt").open("w") as stream:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "PALNetLandmarksLib.command_line", "detect", str(scan)],
+            stdout=stream,
+            env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    assert scan.with_suffix(".png").is_file()
+    assert usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10) <= 400

@@ -171,6 +171,13 @@ def test_a_mesh_outside_the_region_leaves_the_backdrop(make_head, tmp_path):
     assert skin.mean() < 0.01
 
 
+def test_points_of_the_other_side_are_left_out_of_a_side_view_even_where_nothing_hides_them(make_head, tmp_path):
+    away = make_head().with_points(make_head().points + np.array([0.0, 0.0, 5000.0]))
+    pixels = draw(away, Drawable(), tmp_path / "away.png")
+    assert len(spots(pixels, 2)) == len(spots(pixels, 3)) == 2
+    assert len(spots(pixels, 1)) == 3
+
+
 def test_unwritable_path_raises_oserror(make_head, tmp_path):
     with pytest.raises(OSError):
         render_detection(make_head(), Drawable(), tmp_path / "absent" / "egg.png")

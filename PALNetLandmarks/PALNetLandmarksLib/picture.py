@@ -39,6 +39,8 @@ LARGEST_VIEW_MM = 340.0
 MARGIN_MM = ((14.0, 14.0), (14.0, 34.0), (18.0, 20.0))
 #: A point this far behind the drawn surface is hidden in that view.
 HIDDEN_BELOW_MM = 6.0
+#: A point this far beyond the middle of the face belongs to the other side's view, even if nothing hides it.
+OTHER_SIDE_BEYOND_MM = 15.0
 #: Above this many triangles the drawn surface is thinned to cells of THINNING_CELL_MM.
 MOST_TRIANGLES = 400_000
 THINNING_CELL_MM = 0.8
@@ -368,6 +370,8 @@ def _draw_panel(
     pen.text((gutter + width / 2, heading / 2), view.title, fill=FAINT_INK, font=title_font, anchor="mm")
 
     spots = to_picture(landmarks)
+    if view.towards_viewer[0]:
+        drawn = drawn[spots[drawn, 2] > axes[2] @ box.mean(axis=0) - OTHER_SIDE_BEYOND_MM]
     visible = np.array([i for i in drawn if _is_visible(spots[i], depth)], dtype=np.intp)
     spots[:, :2] += (gutter, heading)
     _draw_labels(pen, spots, visible, detection.labels, gutter, width, (heading, height + heading))
