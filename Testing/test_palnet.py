@@ -309,7 +309,7 @@ class TestTorch:
         from PALNetLandmarksLib.palnet_torch import PALNetModule
 
         torch = self.torch
-        config = PALNetConfig(attention=attention, head=head, **TINY)
+        config = PALNetConfig(attention=attention, head=head, **SMALL)
         module = PALNetModule.from_arrays(config, random_weights(config)).double().eval()
         patches = torch.randn(2, 2, 7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -319,6 +319,7 @@ class TestTorch:
             return torch.func.functional_call(module, dict(zip(trained, parameters)), (patches,))
 
         inputs = (patches.requires_grad_(), *(p.detach().clone().requires_grad_() for p in trained.values()))
+        assert (module(patches).std(dim=0) > 0.01).all()  # not silenced by ReLU
         assert torch.autograd.gradcheck(run, inputs)
 
     def test_a_few_steps_reduce_the_error(self):

@@ -155,6 +155,17 @@ def test_nearest_points_are_those_of_brute_force(seed, count, spread, scale):
     assert all(len(set(row)) == count for row in indices.tolist())
 
 
+@pytest.mark.parametrize("size", np.geomspace(0.5, 20, 16))
+def test_a_point_in_the_corner_of_the_searched_box_does_not_hide_a_nearer_one(size):
+    """The search looks in boxes that grow; a point along an axis may be nearer than one in the box's corner."""
+    sphere = np.random.default_rng(0).normal(size=(30_000, 3))
+    sphere *= 100 / np.linalg.norm(sphere, axis=1)[:, None]
+    cloud = np.vstack([sphere, [[0.95 * size] * 3, [0.0, 1.2 * size, 0.0]]])
+    indices, distances = nearest_points(cloud, [[0.0, 0.0, 0.0]])
+    assert indices.tolist() == [[30_001]]
+    assert distances[0, 0] == pytest.approx(1.2 * size)
+
+
 def test_points_within_is_brute_force():
     mesh = wavy_ellipsoid(30_000)
     queries = np.vstack([mesh.points[[0, 9_000, 20_000]], [[0.0, 0.0, 900.0]]])
@@ -172,3 +183,12 @@ def test_queries_that_are_not_finite_are_refused(bad):
 def test_asking_for_more_points_than_there_are_is_refused():
     with pytest.raises(ValueError, match="4 of 3"):
         nearest_points(np.eye(3), [[0.0, 0.0, 0.0]], 4)
+
+
+def test_no_queries_give_no_points():
+    mesh = wavy_ellipsoid(2_000)
+    for method in ("nearest_vertex", "centroid_of_nearest_vertices", "nearest_on_surface"):
+        points, distances = getattr(SurfaceLocator(mesh), method)(np.zeros((0, 3)))
+        assert points.shape == (0, 3)
+        assert distances.shape == (0,)
+    assert points_within(mesh.points, [], 5.0) == []

@@ -41,7 +41,7 @@ def nearest_points(
     ValueError
         If there are fewer than ``count`` points, or a query is not finite.
     """
-    query_points = np.atleast_2d(np.asarray(queries, dtype=np.float64))
+    query_points = _as_points(queries)
     if not np.isfinite(query_points).all():
         raise ValueError("nearest_points needs finite query points.")
     if count < 1 or len(points) < count:
@@ -87,7 +87,7 @@ def points_within(points: NDArray[np.floating], queries: ArrayLike, radius: floa
     ValueError
         If a query is not finite.
     """
-    query_points = np.atleast_2d(np.asarray(queries, dtype=np.float64))
+    query_points = _as_points(queries)
     if not np.isfinite(query_points).all():
         raise ValueError("points_within needs finite query points.")
     if len(query_points) == 0:
@@ -104,7 +104,7 @@ class SurfaceLocator:
     """Projects points onto one scan (paper, section on post-processing: predictions are snapped to the surface).
 
     Vertices that belong to no triangle are no surface and are ignored (unless the mesh has no triangles at all).
-    Immutable after construction, so one locator may serve several threads.
+    One locator may serve several threads: apart from a cached array it does not change.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class SurfaceLocator:
         """
         indices, _ = self._nearest_vertices(queries, min(count, self._vertex_count))
         centroids = self._points[indices].mean(axis=1)
-        return centroids, np.linalg.norm(centroids - np.atleast_2d(np.asarray(queries, dtype=np.float64)), axis=1)
+        return centroids, np.linalg.norm(centroids - _as_points(queries), axis=1)
 
     def nearest_on_surface(self, queries: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Exact nearest point on the triangles.
@@ -162,8 +162,10 @@ class SurfaceLocator:
         """
         if len(self._triangles) == 0:
             raise ValueError("nearest_on_surface needs a mesh with triangles.")
-        query_points = np.atleast_2d(np.asarray(queries, dtype=np.float64))
+        query_points = _as_points(queries)
         best, bound = self.nearest_vertex(query_points)
+        if len(query_points) == 0:
+            return best, bound
         query_of_pair, triangle_of_pair = self._triangles_within(query_points, bound)
         if len(query_of_pair) == 0:
             return best, bound
@@ -276,6 +278,10 @@ def closest_points_on_triangles(points: NDArray[np.float64], corners: NDArray[np
 
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.einsum("...i,...i->...", a, b)
+
+
+def _as_points(points: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(points, dtype=np.float64).reshape(-1, 3)
 
 
 def _bounding_boxes(corners: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
