@@ -1,6 +1,6 @@
 """Make the reference face that the library bundles: the head model's mean, seen from all sides, at adult size.
 
-    python -m training.build_reference --model ../shared/face-model --output PALNetLandmarks/Resources/ReferenceFace.npz
+python -m training.build_reference --model ../shared/face-model --output PALNetLandmarks/Resources/ReferenceFace.npz
 """
 
 from __future__ import annotations

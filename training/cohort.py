@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.reference import load_reference
 from rich.progress import track
@@ -61,7 +62,9 @@ PLANS = {
 }
 
 
-def draw_capture(simulator: CaptureSimulator, plan: CohortPlan, split: str, index: int) -> tuple[Capture, np.random.Generator]:
+def draw_capture(
+    simulator: CaptureSimulator, plan: CohortPlan, split: str, index: int
+) -> tuple[Capture, np.random.Generator]:
     """The capture of one subject and the generator to go on with; depends on plan, split and index alone."""
     rng = np.random.default_rng([20260 + plan.number, SPLITS[split], index])
     subject = simulator.model.draw_subject(rng, expressive=plan.device != "clean")
@@ -90,8 +93,6 @@ def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
             prepare_scan(mesh, capture.landmarks, capture.visible, load_reference()),
         )
         return name
-    from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
-
     points, landmarks = capture.points, capture.landmarks
     if plan.annotator_noise:
         landmarks = add_annotator_noise(landmarks, _simulator.model.rules, points, rng)
@@ -100,11 +101,9 @@ def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
         shift = rng.normal(0, 150, 3)
         points, landmarks = points @ rotation.T + shift, landmarks @ rotation.T + shift
     write_ply(output / f"{name}.ply", points, capture.triangles)
-    descriptions = tuple("" if visible else "not captured" for visible in capture.visible)
-    write_landmarks(
-        output / f"{name}.mrk.json",
-        LandmarkSet(labels=capture.labels, points=landmarks, coordinate_system="LPS", descriptions=descriptions),
-    )
+    # A landmark under hair or outside the cameras' view is not defined, as an annotator would leave it.
+    landmarks = np.where(capture.visible[:, None], landmarks, np.nan)
+    write_landmarks(output / f"{name}.mrk.json", LandmarkSet(capture.labels, landmarks))
     return name
 
 

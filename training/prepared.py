@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace
-from PALNetLandmarksLib.sample_surface import sample_surface
-
-#: Samples on the region of interest: about 1.4 mm apart on an adult face.
-SAMPLE_COUNT = 48_000
+from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 
 #: Positions are kept as multiples of this many millimetres in 16 bits.
 STEP_MM = 0.006
@@ -27,7 +24,7 @@ STEP_MM = 0.006
 class PreparedScan:
     """One scan in the reference frame scaled to the reference's size (LPS mm of the reference).
 
-    ``points`` (SAMPLE_COUNT, 3) int16 in steps of ``STEP_MM``; ``normals`` (SAMPLE_COUNT, 3) int8 in 1/127;
+    ``points`` (n, 3) int16 in steps of ``STEP_MM``; ``normals`` (n, 3) int8 in 1/127;
     ``landmarks`` (L, 3) float32; ``visible`` (L,) bool; ``size`` millimetres per reference millimetre.
     """
 
@@ -51,27 +48,16 @@ def prepare_scan(
     known = np.isfinite(landmarks).all(axis=1)
     to_reference: SimilarityTransform = fit_similarity(landmarks[known], reference.landmarks[known])
     placed = mesh.with_points(to_reference.apply(mesh.points))
-    samples = sample_region(placed, reference)
-    if not len(samples[0]):
+    samples = sample_region_of_interest(placed, reference)
+    if not len(samples.points):
         raise ValueError(f"'{mesh.name}' has no surface around its landmarks.")
     return PreparedScan(
-        points=np.clip(np.round(samples[0] / STEP_MM), -32767, 32767).astype(np.int16),
-        normals=np.round(samples[1] * 127).astype(np.int8),
+        points=np.clip(np.round(samples.points / STEP_MM), -32767, 32767).astype(np.int16),
+        normals=np.round(samples.normals * 127).astype(np.int8),
         landmarks=to_reference.apply(landmarks).astype(np.float32),
         visible=np.asarray(visible, dtype=bool) & known,
         size=1.0 / to_reference.scale,
     )
-
-
-def sample_region(
-    mesh: TriangleMesh, reference: ReferenceFace, count: int = SAMPLE_COUNT, margin_mm: float = 10.0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points and normals (count, 3) spread over the part of ``mesh`` (reference frame) in the region of interest."""
-    low, high = reference.region_of_interest[0] - margin_mm, reference.region_of_interest[1] + margin_mm
-    inside = ((mesh.points > low) & (mesh.points < high)).all(axis=1)
-    chosen = np.flatnonzero(inside[mesh.triangles].all(axis=1))
-    samples = sample_surface(mesh, count, chosen)
-    return samples.points, samples.normals
 
 
 def save_prepared(path: Path, scan: PreparedScan) -> None:
@@ -82,38 +68,13 @@ def save_prepared(path: Path, scan: PreparedScan) -> None:
     partial.replace(path)
 
 
-@dataclass(frozen=True)
-class PreparedPool:
-    """Many prepared scans, memory-mapped: the arrays of ``PreparedScan`` with a first axis of subjects."""
-
-    points: NDArray[np.int16]
-    normals: NDArray[np.int8]
-    landmarks: NDArray[np.float32]
-    visible: NDArray[np.bool_]
-    size: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.landmarks)
-
-
-def gather(folder: Path, limit: int | None = None) -> PreparedPool:
-    """Join the prepared scans of ``folder`` into memory-mapped arrays beside them, in the order of their names."""
-    files = sorted(folder.glob("*.prepared.npz"))[:limit]
-    if not files:
-        raise FileNotFoundError(f"No prepared scans in '{folder}'.")
-    target = folder / f"pool-{len(files)}"
-    names = ("points", "normals", "landmarks", "visible", "size")
-    if not (target / "done").exists():
-        target.mkdir(exist_ok=True)
-        for name in names:
-            with np.load(files[0]) as first:
-                array = first[name]
-            store = np.lib.format.open_memmap(
-                target / f"{name}.npy", mode="w+", dtype=array.dtype, shape=(len(files), *array.shape)
-            )
-            for i, file in enumerate(files):
-                with np.load(file) as data:
-                    store[i] = data[name]
-            store.flush()
-        (target / "done").touch()
-    return PreparedPool(**{name: np.load(target / f"{name}.npy", mmap_mode="r") for name in names})
+def load_prepared(path: Path) -> PreparedScan:
+    """Read one prepared scan."""
+    with np.load(path) as data:
+        return PreparedScan(
+            points=data["points"],
+            normals=data["normals"],
+            landmarks=data["landmarks"],
+            visible=data["visible"],
+            size=float(data["size"]),
+        )

@@ -27,7 +27,7 @@ class HeightMapConfig:
 
     pixels: int = 24
     pitch_mm: tuple[float, ...] = (1.25, 3.4)
-    depth_mm: tuple[float, ...] = (14.0, 36.0)
+    depth_mm: tuple[float, ...] = (14.0, 48.0)
     stride: tuple[int, ...] = (1, 5)
     softness_mm: float = 3.0
 

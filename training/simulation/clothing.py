@@ -54,8 +54,11 @@ def sew_collar(size: float, rng: np.random.Generator) -> Surface:
     heights = np.linspace(0, 1, 22)[:, None]
     top, bottom = rng.uniform(-128, -88), -175.0
     flare = rng.uniform(-4, 18)
-    radius = 58 + rng.uniform(2, 16) + flare * heights + 3 * smooth_noise(
-        np.stack([60 * np.cos(angle), 60 * np.sin(angle), 0 * angle], axis=1), 60, rng
+    radius = (
+        58
+        + rng.uniform(2, 16)
+        + flare * heights
+        + 3 * smooth_noise(np.stack([60 * np.cos(angle), 60 * np.sin(angle), 0 * angle], axis=1), 60, rng)
     )
     x = radius * np.cos(angle)
     y = radius * np.sin(angle) * 1.0 + 22

@@ -169,7 +169,9 @@ def grow_facial_hair(
     if style.beard_mm:
         beard = (z < -18 + 0.012 * x**2 * (np.abs(x) > 30) * 0.5) & (z > -110) & (y < -10) & ~lips
         beard &= ~((np.abs(x) < 30) & (z > -28))
-        rough = np.clip(1 + 0.5 * smooth_noise(model.neutral, 9, rng) + 0.4 * smooth_noise(model.neutral, 25, rng), 0, 3)
+        rough = np.clip(
+            1 + 0.5 * smooth_noise(model.neutral, 9, rng) + 0.4 * smooth_noise(model.neutral, 25, rng), 0, 3
+        )
         amount += style.beard_mm * beard * rough
     if style.moustache_mm:
         moustache = (np.abs(x) < 28) & (z < -14) & (z > -24.5 - 0.2 * np.abs(x)) & (y < -98) & ~(z > -11)
@@ -210,9 +212,7 @@ def _flatten_ears(neutral: NDArray[np.float64], triangles: NDArray[np.int64]) ->
     return (fill + extra).tocsr()
 
 
-def _subdivide(
-    triangles: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
+def _subdivide(triangles: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
     """Split every triangle in four at the midpoints of its edges.
 
     Returns the triangles and the matrix (new count, count) that makes the new vertices from the old ones.

@@ -1,0 +1,177 @@
+"""The whole way from a scan to its landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .align import Alignment, align_to_reference
+from .detection import Detection
+from .device import choose_device
+from .errors import LandmarkingError, NotAFaceError
+from .mesh import TriangleMesh
+from .placers import Placed, Placer, build_placer
+from .procrustes import fit_similarity
+from .read_scan import read_scan
+from .reference import ReferenceFace, load_reference
+from .resources import resource_path
+from .stopwatch import Stopwatch
+from .surface import SurfaceLocator
+from .weights import load_weights
+
+#: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of the
+#: ten nearest vertices (the paper's).
+SURFACES = ("triangle", "vertex", "centroid")
+
+#: A landmark this far (mm) from any surface lies where the scan has none.
+MISSING_BEYOND_MM = 4.0
+
+#: Root mean square distance (mm at the reference's size) of the landmarks from the mean face beyond which they are no
+#: face; set from the benchmark's distributions of faces and other shapes.
+IMPLAUSIBLE_BEYOND_MM = 12.0
+
+
+class LandmarkDetector:
+    """Places landmarks on scans; may be used from several threads.
+
+    Use ``LandmarkDetector.load()``.
+
+    Attributes
+    ----------
+    labels : the landmarks, in the order of every result.
+    weights_version, weights_sha256 : which weights are in use.
+    device : ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    """
+
+    def __init__(
+        self, placer: Placer, reference: ReferenceFace, version: str, sha256: str, device: str, surface: str
+    ) -> None:
+        self.labels = placer.labels
+        self.weights_version, self.weights_sha256 = version, sha256
+        self.device = device
+        self._placer, self._reference, self._surface = placer, reference, surface
+
+    @classmethod
+    def load(
+        cls, weights: Path | str | None = None, device: str = "auto", surface: str = "triangle"
+    ) -> LandmarkDetector:
+        """Make a detector.
+
+        Parameters
+        ----------
+        weights : weights file; the bundled one by default.
+        device : ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; anything but the CPU needs torch.
+        surface : one of ``SURFACES``.
+
+        Raises
+        ------
+        WeightsError
+            If the weights are damaged, or not for a network and landmarks known here.
+        DeviceError
+            If the device asked for cannot be used.
+        ValueError
+            If ``device`` or ``surface`` is not one of the known ones.
+        """
+        if surface not in SURFACES:
+            raise ValueError(f"surface is one of {', '.join(SURFACES)}, not {surface!r}")
+        chosen = choose_device(device)
+        file = load_weights(resource_path("Weights.safetensors") if weights is None else weights)
+        reference = load_reference()
+        placer = build_placer(file, reference, chosen)
+        return cls(placer, reference, file.metadata.get("version", "unknown"), file.sha256, chosen, surface)
+
+    def detect(self, scan: TriangleMesh | Path | str, unit: str | None = None) -> Detection:
+        """Place the landmarks on one scan.
+
+        Parameters
+        ----------
+        scan : a mesh, or the path of a file that ``read_scan`` reads.
+        unit : ``"mm"``, ``"cm"``, ``"m"`` or ``"inch"``; found from the size of the face by default.
+
+        Raises
+        ------
+        UnreadableScanError, NotAFaceError, UnknownUnitError
+            One sentence for the user each.
+        """
+        stopwatch = Stopwatch()
+        mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
+        stopwatch.lap("read")
+        alignment = align_to_reference(mesh, self._reference, unit)
+        rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
+        aligned = TriangleMesh(
+            (mesh.points * alignment.mm_per_unit) @ rotation.T + translation,
+            mesh.triangles[:, ::-1] if alignment.inside_out else mesh.triangles,
+            mesh.name,
+        )
+        stopwatch.lap("align")
+        placed = self._placer.place(aligned, alignment.face_scale, stopwatch)
+        self._check_shape(placed, alignment, mesh.name)
+        points, distance = self._to_surface(aligned, placed.points)
+        missing = distance > MISSING_BEYOND_MM
+        points = np.where(missing[:, None], placed.points, points)
+        stopwatch.lap("surface")
+        return Detection(
+            scan_name=mesh.name,
+            labels=self.labels,
+            points=((points - translation) @ rotation) / alignment.mm_per_unit,
+            standard_deviation_mm=placed.standard_deviation_mm,
+            missing=missing,
+            rigid_transform=alignment.transform,
+            unit=alignment.unit,
+            unit_source=alignment.unit_source,
+            face_scale=alignment.face_scale,
+            fitness=alignment.fitness,
+            coordinate_system=mesh.coordinate_system,
+            seconds=stopwatch.seconds,
+            weights_version=self.weights_version,
+            weights_sha256=self.weights_sha256,
+            device=self.device,
+            warnings=(*mesh.warnings, *alignment.warnings),
+        )
+
+    def detect_many(
+        self, scans: Iterable[TriangleMesh | Path | str], unit: str | None = None, workers: int = 1
+    ) -> Iterator[Detection | LandmarkingError]:
+        """Place the landmarks on many scans, in their order; a scan that fails yields its error and stops nothing.
+
+        ``workers`` threads work at once; numpy and scipy release the interpreter lock for most of the time.
+        """
+
+        def attempt(scan: TriangleMesh | Path | str) -> Detection | LandmarkingError:
+            try:
+                return self.detect(scan, unit)
+            except LandmarkingError as error:
+                return error
+
+        with ThreadPoolExecutor(workers) as executor:
+            yield from executor.map(attempt, scans)
+
+    def _to_surface(
+        self, mesh: TriangleMesh, points: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        locator = SurfaceLocator(mesh)
+        on_surface, distance = locator.nearest_on_surface(points)
+        if self._surface == "vertex":
+            on_surface = locator.nearest_vertex(points)[0]
+        elif self._surface == "centroid":
+            on_surface = locator.centroid_of_nearest_vertices(points)[0]
+        return on_surface, distance
+
+    def _check_shape(self, placed: Placed, alignment: Alignment, name: str) -> None:
+        """Refuse landmarks that do not lie like a face's: registration or network was misled."""
+        if not np.isfinite(placed.points).all():
+            raise NotAFaceError(f"The landmarks on '{name}' could not be computed; check the scan for damage.")
+        if len(placed.points) != len(self._reference.landmarks):
+            return
+        mean = self._reference.landmarks
+        shape = fit_similarity(placed.points, mean).apply(placed.points)
+        distance = float(np.sqrt(((shape - mean) ** 2).sum(axis=1).mean()))
+        if distance > IMPLAUSIBLE_BEYOND_MM:
+            raise NotAFaceError(
+                f"The landmarks found on '{name}' do not lie like those of a face (they differ from the mean face by "
+                f"{distance:.0f} mm, more than {IMPLAUSIBLE_BEYOND_MM:.0f} mm); check that the scan shows one face."
+            )

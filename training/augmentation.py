@@ -1,0 +1,103 @@
+"""Augmentation of prepared scans, and first guesses as registration or an earlier pass would leave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
+from PALNetLandmarksLib.refine import REACH_MM
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from .prepared import STEP_MM, PreparedScan
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """What the network gets to see of one scan and what it should answer, in the (perturbed) reference frame.
+
+    ``points``, ``normals`` (n, 3) float32; ``centres``, ``landmarks`` (L, 3) float64; ``visible`` (L,).
+    """
+
+    points: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    centres: NDArray[np.float64]
+    landmarks: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PoseError:
+    """Standard deviations of what a registration leaves: degrees and millimetres per axis, relative size."""
+
+    degrees: float
+    shift_mm: float
+    scale: float
+
+    def draw(self, rng: np.random.Generator) -> SimilarityTransform:
+        """A random similarity of this size."""
+        rotation = Rotation.from_rotvec(np.radians(rng.normal(0, self.degrees, 3))).as_matrix()
+        return SimilarityTransform(float(np.exp(rng.normal(0, self.scale))), rotation, rng.normal(0, self.shift_mm, 3))
+
+
+#: What the first pass meets (registration on the surface) and what later ones do (Procrustes on landmarks).
+FIRST_PASS = PoseError(degrees=2.5, shift_mm=2.0, scale=0.04)
+POOR_FIRST_PASS = PoseError(degrees=6.0, shift_mm=5.0, scale=0.08)
+LATER_PASS = PoseError(degrees=0.8, shift_mm=0.6, scale=0.012)
+
+
+def unpack(scan: PreparedScan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Points and normals (n, 3) float32 of a prepared scan."""
+    return scan.points.astype(np.float32) * np.float32(STEP_MM), scan.normals.astype(np.float32) / np.float32(127)
+
+
+def draw_view(
+    scan: PreparedScan,
+    template: NDArray[np.float64],
+    mirrored: tuple[int, ...],
+    rng: np.random.Generator,
+) -> TrainingView:
+    """Draw an augmented view of ``scan`` with the first guesses of a first or later pass.
+
+    ``template`` (L, 3): mean landmarks in the reference frame.
+    """
+    points, normals = unpack(scan)
+    landmarks, visible = scan.landmarks.astype(np.float64), scan.visible.copy()
+    if rng.random() < 0.5:
+        flip = np.array([-1, 1, 1], dtype=np.float32)
+        points, normals = points * flip, normals * flip
+        landmarks, visible = (landmarks * flip)[list(mirrored)], visible[list(mirrored)]
+    stretch = np.exp(rng.normal(0, 0.025, 3))
+    points, landmarks = points * stretch.astype(np.float32), landmarks * stretch
+    if rng.random() < 0.25:  # a hole, as large as half an ear at times
+        middle = landmarks[rng.integers(len(landmarks))] + rng.normal(0, 8, 3)
+        radius = rng.uniform(5, 22)
+        kept = ((points - middle.astype(np.float32)) ** 2).sum(axis=1) > radius**2
+        points, normals = points[kept], normals[kept]
+        visible &= np.linalg.norm(landmarks - middle, axis=1) > radius - 1.0
+    if rng.random() < 0.5:
+        kept = rng.random(len(points)) < rng.uniform(0.45, 1)
+        points, normals = points[kept], normals[kept]
+    if rng.random() < 0.3:
+        points = points + rng.normal(0, rng.uniform(0, 0.25), points.shape).astype(np.float32)
+        normals = normals + rng.normal(0, rng.uniform(0, 0.15), normals.shape).astype(np.float32)
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+
+    fitted = fit_similarity(landmarks[visible], template[visible]) if visible.sum() > 10 else None
+    pose = fit_similarity(landmarks, template) if fitted is None else fitted
+    first = rng.random() < 0.4
+    error = LATER_PASS
+    if first:
+        error = POOR_FIRST_PASS if rng.random() < 0.15 else FIRST_PASS
+    pose = error.draw(rng).after(pose)
+    points, landmarks = pose.apply(points), pose.apply(landmarks)
+    normals = pose.apply_to_vectors(normals)
+    if first:
+        distance, nearest = cKDTree(points).query(template)
+        centres = np.where(distance[:, None] <= REACH_MM, points[nearest], template)
+    else:
+        spread = np.exp(rng.normal(np.log(1.2), 0.8))
+        centres = landmarks + rng.normal(0, min(spread, 5.0), landmarks.shape)
+    return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible)
