@@ -127,7 +127,8 @@ def test_writes_markups_csv_and_picture_and_says_what_was_found(run, write_egg, 
         "missing T_L",
         "uncertain 1 above 3 mm Tr",
         "A warning about the scan.",
-        str(folder / "anna.mrk.json"),
+        f"landmarks {folder / 'anna.mrk.json'}",
+        f"picture {folder / 'anna.png'}",
     ):
         assert expected in text
 

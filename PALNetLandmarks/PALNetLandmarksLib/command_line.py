@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .landmark_files import LandmarkSet
     from .mesh import TriangleMesh
 
+#: What the files are called in messages, by the end of their names.
+_FILE_KINDS = {".json": "landmarks", ".csv": "table", ".png": "picture"}
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -411,7 +413,7 @@ def _show(result: _Result) -> None:
         f"  missing    {', '.join(missing) or 'none'}",
         f"  uncertain  {len(uncertain)} above {UNCERTAIN_ABOVE_MM:g} mm" + "".join(f" {label}" for label in uncertain),
         *(f"  warning    {warning}" for warning in detection.warnings),
-        *(f"  written    {path}" for path in result.files),
+        *(f"  {_FILE_KINDS[path.suffix]:<10} {path}" for path in result.files),
     ]
     typer.echo("\n".join(lines))
 
