@@ -38,6 +38,15 @@ def network_config(scheme: LandmarkScheme, maps: HeightMapConfig | None = None) 
     )
 
 
+def inner_landmarks(scheme: LandmarkScheme) -> list[int]:
+    """Indices of eyes, nose, mouth and midline, less the trichion: what every scan shows."""
+    return [
+        i
+        for i, landmark in enumerate(scheme.landmarks)
+        if landmark.region in ("eyes", "nose", "mouth") or (landmark.side == "midline" and landmark.label != "Tr")
+    ]
+
+
 @dataclass(frozen=True)
 class Batch:
     """``maps`` (B, scales, L, p, p, c), ``centres``, ``offsets`` (B, L, 3), ``weights`` (B, L)."""
@@ -118,6 +127,20 @@ class HeightMapTask:
 
     def validate(self, network: HeightMapNetTorch) -> dict[str, float]:
         """Mean error (mm of the subject) over the visible landmarks after three passes from registration-like starts."""
+        errors, _ = self.run(network)
+        inner = inner_landmarks(self.scheme)
+        return {
+            "error_mm": float(np.nanmean(errors)),
+            "inner_error_mm": float(np.nanmean(errors[:, inner])),
+            "median_mm": float(np.nanmedian(errors)),
+            "over_10_mm": float(np.mean(errors[np.isfinite(errors)] > 10)),
+        }
+
+    def run(self, network: HeightMapNetTorch, passes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+        """Errors and predicted standard deviations (subjects, L) in mm of the subject on the validation scans.
+
+        Landmarks that the scan does not show are NaN in the errors.
+        """
         device = next(network.parameters()).device
 
         def forward(maps: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +150,7 @@ class HeightMapTask:
                 )
             return offsets[0].float().cpu().numpy(), deviation[0].float().cpu().numpy()
 
-        errors = []
+        errors, deviations = [], []
         for i, file in enumerate(self._validation):
             scan = load_prepared(file)
             points, normals = unpack(scan)
@@ -141,22 +164,13 @@ class HeightMapTask:
                 self.frames,
                 forward,
                 self.config.maps,
+                passes,
                 cut=cut_height_maps_fast,
             )
             error = np.linalg.norm(pose.inverse().apply(found.points) - scan.landmarks, axis=1) * scan.size
             errors.append(np.where(scan.visible, error, np.nan))
-        table = np.array(errors)
-        inner = [
-            i
-            for i, landmark in enumerate(self.scheme.landmarks)
-            if landmark.region in ("eyes", "nose", "mouth") or (landmark.side == "midline" and landmark.label != "Tr")
-        ]
-        return {
-            "error_mm": float(np.nanmean(table)),
-            "inner_error_mm": float(np.nanmean(table[:, inner])),
-            "median_mm": float(np.nanmedian(table)),
-            "over_10_mm": float(np.mean(table[np.isfinite(table)] > 10)),
-        }
+            deviations.append(found.standard_deviation / pose.scale * scan.size)
+        return np.array(errors), np.array(deviations)
 
     def _example(self, scan: PreparedScan, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         view = draw_view(scan, self.reference.landmarks, self.scheme.mirrored, rng)

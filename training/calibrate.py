@@ -1,0 +1,68 @@
+"""Fit the scale of the predicted standard deviations on validation subjects.
+
+    python -m training.calibrate --run runs/shipped --validation POOL --output runs/shipped/calibration.json
+
+The network's deviations are scaled per landmark so that the 95 % region of an isotropic Gaussian holds 95 % of the
+true positions: that is what a clinician reads off the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.scheme import load_scheme
+
+from .height_map_task import HeightMapTask
+
+#: Radius, in standard deviations per axis, of the ball that holds 95 % of a Gaussian in three dimensions.
+RADIUS_95 = 2.7955
+
+#: A landmark's own scale counts as much as this many subjects' worth of the common one.
+PRIOR_SUBJECTS = 40
+
+
+def fit_deviation_scale(errors: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale (L,) of the deviations from errors (n, L), NaN where unknown, and deviations (n, L), in millimetres."""
+    ratio = errors / deviations / RADIUS_95
+    common = float(np.nanquantile(ratio, 0.95))
+    scales = []
+    for column in ratio.T:
+        known = column[np.isfinite(column)]
+        own = float(np.quantile(known, 0.95)) if len(known) else common
+        share = len(known) / (len(known) + PRIOR_SUBJECTS)
+        scales.append(share * own + (1 - share) * common)
+    return np.array(scales)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--passes", type=int, default=3)
+    a = parser.parse_args()
+    task = HeightMapTask(load_scheme(), load_reference(), a.validation, a.validation, 1, validation_limit=10_000)
+    network = task.build()
+    network.load_state_dict(torch.load(a.run / "best.pt", map_location="cpu", weights_only=True))
+    network.eval()
+    errors, deviations = task.run(network, a.passes)
+    scale = fit_deviation_scale(errors, deviations)
+    held = np.nanmean(np.where(np.isfinite(errors), errors <= RADIUS_95 * deviations * scale, np.nan))
+    result = {
+        "deviation_scale": np.round(scale, 4).tolist(),
+        "subjects": len(errors),
+        "held_95": float(held),
+        "error_mm": float(np.nanmean(errors)),
+    }
+    a.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    print(json.dumps({key: value for key, value in result.items() if key != "deviation_scale"}))
+
+
+if __name__ == "__main__":
+    main()
