@@ -122,6 +122,16 @@ def test_missing_landmarks_are_listed_and_not_drawn(make_head, tmp_path):
     assert len(pixels) > len(whole), "there is one more line, with the missing label"
 
 
+def test_unknown_certainty_has_a_colour_of_its_own(make_head, tmp_path):
+    unknown = Drawable(standard_deviation_mm=np.array([0.5, 1.5, np.nan, 3.5, 0.5]))
+    pixels = draw(make_head(), unknown, tmp_path / "unknown.png")
+    assert len(spots(pixels, 2)) == 0
+    assert len(spots(pixels, 3)) == 2
+    key = pixels[-50:]
+    grey = np.array(picture.UNKNOWN_CERTAINTY[0])
+    assert (np.abs(key - grey).max(axis=2) <= 1).sum() > 20
+
+
 def test_a_mesh_in_front_hides_the_back(make_head, tmp_path):
     """A wall before the face hides the points behind it in the front view, and only there."""
     head = make_head()

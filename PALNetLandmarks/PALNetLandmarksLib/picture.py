@@ -32,6 +32,9 @@ CERTAINTY_CLASSES = (
 #: A landmark whose standard deviation exceeds this many mm is called uncertain: the last class above.
 UNCERTAIN_ABOVE_MM = CERTAINTY_CLASSES[-2][0]
 
+#: Colour and text where the network says no standard deviation (PAL-Net as published).
+UNKNOWN_CERTAINTY = ((120, 126, 134), "unknown")
+
 PIXELS_PER_MM = 2.3
 SUPERSAMPLING = 2
 LARGEST_VIEW_MM = 340.0
@@ -452,6 +455,8 @@ def _spread(wanted: NDArray[np.float64], spacing: float, lowest: float, highest:
 
 
 def _certainty_colour(standard_deviation_mm: float) -> tuple[int, int, int]:
+    if np.isnan(standard_deviation_mm):
+        return UNKNOWN_CERTAINTY[0]
     for limit, colour, _ in CERTAINTY_CLASSES[:-1]:
         if standard_deviation_mm <= limit:
             return colour
@@ -495,7 +500,8 @@ def _compose(panels: list[Image.Image], detection: DrawableDetection) -> Image.I
     heading = "Standard deviation: "
     pen.text((margin, row), heading, fill=INK, font=font, anchor="lm")
     at = margin + pen.textlength(heading, font=font) + 8 * unit
-    for _, colour, text in CERTAINTY_CLASSES:
+    key = [(colour, text) for _, colour, text in CERTAINTY_CLASSES]
+    for colour, text in [*key, UNKNOWN_CERTAINTY] if np.isnan(detection.standard_deviation_mm).any() else key:
         _draw_dot(pen, at, row, 4 * unit, colour)
         pen.text((at + 9 * unit, row), text, fill=INK, font=font, anchor="lm")
         at += pen.textlength(text, font=font) + 32 * unit
