@@ -8,9 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from .noise import smooth_noise
+
+#: A mean adult relative to the head model: between the means of LAFAS (0.916) and of the other laboratory whose
+#: distances ``../shared/README.md`` quotes.
+ADULT_SIZE = 0.93
+
+
+#: Height (mm) over which the soft maximum of the extremum rules falls to 1/e.
+EXTREMUM_SOFTNESS_MM = 0.15
 
 
 def to_lps(points: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -38,7 +45,7 @@ class LandmarkRule:
 class Subject:
     """One simulated person in the head frame (LPS mm), before hair, clothes and camera.
 
-    ``vertices`` (v, 3) with expression; ``landmark_weights`` rows of (indices, weights) that carry each landmark.
+    ``vertices`` (v, 3) and ``landmarks`` (L, 3) with expression; ``size`` relative to the head model.
     """
 
     vertices: NDArray[np.float64]
@@ -71,6 +78,7 @@ class HeadModel:
         self.rules = _read_rules(folder / "landmarks50.json", scheme)
         self.skin_triangles = self.triangles_of("face", "head_neck")
         self.outer_triangles = self.triangles_of(*self.OUTER_SURFACE)
+        self._extremum_candidates = {rule.label: self._find_candidates(rule) for rule in self.rules if rule.direction}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -96,15 +104,15 @@ class HeadModel:
         change, eyes_shut = self._draw_expression(rng) if expressive else (np.zeros_like(neutral), False)
         vertices = neutral + change
         landmarks = np.array([self._landmark(rule, neutral, vertices) for rule in self.rules])
-        # The neutral head is 9 % larger than the mean adult of LAFAS; children reach down to three quarters of that.
-        size = 0.93 * rng.normal(1.0, 0.05) if rng.random() < 0.8 else rng.uniform(0.66, 0.9)
+        # Most are adults; the rest reach down to small children.
+        size = ADULT_SIZE * rng.normal(1.0, 0.05) if rng.random() < 0.8 else rng.uniform(0.66, 0.9)
         stretch = np.array([rng.normal(1, 0.02), rng.normal(1, 0.02), rng.normal(1, 0.02)]) * size
         return Subject(vertices * stretch, landmarks * stretch, size, eyes_shut)
 
     def mean_subject(self) -> Subject:
         """The neutral head at the size of a mean adult."""
         landmarks = np.array([self._landmark(rule, self.neutral, self.neutral) for rule in self.rules])
-        return Subject(self.neutral * 0.93, landmarks * 0.93, 0.93, False)
+        return Subject(self.neutral * ADULT_SIZE, landmarks * ADULT_SIZE, ADULT_SIZE, False)
 
     def _draw_expression(self, rng: np.random.Generator) -> tuple[NDArray[np.float64], bool]:
         weights = np.zeros(len(self.expression))
@@ -150,19 +158,31 @@ class HeadModel:
     ) -> NDArray[np.float64]:
         if rule.direction is None:
             return vertices[list(rule.vertices)].mean(axis=0)
-        skin_end = self.parts["head_neck"][1]
-        centre = neutral[list(rule.vertices)].mean(axis=0)
-        near = np.flatnonzero(np.linalg.norm(neutral[:skin_end] - centre, axis=1) <= rule.radius_mm)
-        height = neutral[near] @ np.asarray(rule.direction)
-        best = near[np.argmax(height)]
-        # A soft maximum among its neighbours: vertices stand 2 to 3 mm apart, the anatomical extremum does not jump.
-        close = np.linalg.norm(neutral[near] - neutral[best], axis=1) < 5.0
-        share = np.exp((height[close] - height.max()) / 0.12)
-        return (share[:, None] * vertices[near[close]]).sum(axis=0) / share.sum()
+        candidates = self._extremum_candidates[rule.label]
+        offset = neutral[candidates] - neutral[list(rule.vertices)].mean(axis=0)
+        near = np.linalg.norm(offset, axis=1) <= rule.radius_mm
+        candidates, offset = candidates[near], offset[near]
+        height = offset @ np.asarray(rule.direction)
+        # A soft maximum: vertices stand 2 to 3 mm apart, the anatomical extremum does not jump; where the surface has
+        # no summit (a flat brow) the point stays near its vertex instead of running to the edge of the search.
+        doubt = (offset**2).sum(axis=1) / (2 * (0.5 * rule.radius_mm) ** 2)
+        share = np.exp((height - height.max()) / EXTREMUM_SOFTNESS_MM - doubt)
+        return (share[:, None] * vertices[candidates]).sum(axis=0) / share.sum()
 
-    def mirror_vertices(self) -> NDArray[np.int64]:
-        """For every vertex the one on the other side of the neutral head (nearest to its mirror image)."""
-        return cKDTree(self.neutral).query(self.neutral * [-1, 1, 1])[1]
+    def _find_candidates(self, rule: LandmarkRule) -> NDArray[np.int64]:
+        """Skin vertices that may be a landmark's extremum.
+
+        Taken literally, the search within a radius puts midline points up to 6 mm beside the midline (the sulcus under
+        the lip curves back to both sides) and points of the ear on the side that faces the skull, where no annotator
+        sees them. Midline landmarks therefore stay on the midline, and those of a side on surfaces that face it.
+        """
+        skin = np.arange(self.parts["head_neck"][1])
+        if rule.label[-2:] not in ("_R", "_L"):
+            return skin[np.abs(self.neutral[skin, 0]) < 0.6]
+        corners = self.neutral[self.skin_triangles]
+        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 0]
+        lateral = np.bincount(self.skin_triangles.ravel(), np.repeat(cross, 3), len(skin))
+        return skin[lateral * (1 if rule.label.endswith("_L") else -1) > 0]
 
 
 def _read_rules(path: Path, scheme: str) -> tuple[LandmarkRule, ...]:
