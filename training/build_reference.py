@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import fast_simplification
 import numpy as np
 from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy.spatial import cKDTree
@@ -22,8 +23,6 @@ REGION_OF_INTEREST = np.array([[-100.0, -12.0, -95.0], [100.0, 150.0, 125.0]])
 
 def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return the arrays of a ``ReferenceFace`` for ``model``'s landmark scheme."""
-    import fast_simplification
-
     subject = model.mean_subject()
     views = np.array([(a, e) for a in (-110, -75, -35, 0, 35, 75, 110) for e in (-35, 5, 40)], dtype=float)
     device = Device("reference", views, 0.0, 0.0, 0.0, 0.12, 1.0, 0.0)
@@ -34,7 +33,8 @@ def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.
         points.astype(np.float32), triangles.astype(np.int32), target_count=56_000, agg=4.0
     )
     points, triangles = compact(points.astype(np.float64), triangles.astype(np.int64))
-    nose = subject.landmarks[model.labels.index("Prn")] if "Prn" in model.labels else subject.landmarks[30]
+    # The 68-point scheme numbers its points; the tip of the nose is the 31st.
+    nose = subject.landmarks[model.labels.index("Prn" if "Prn" in model.labels else "P31")]
     points, landmarks = points - nose, subject.landmarks - nose
     inside = ((points > REGION_OF_INTEREST[0] - 5) & (points < REGION_OF_INTEREST[1] + 5)).all(axis=1)
     points, triangles = compact(points, triangles[inside[triangles].all(axis=1)])

@@ -15,7 +15,7 @@ import argparse
 import json
 import multiprocessing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,12 @@ SPLITS = {"train": 1, "validation": 2, "test": 3}
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """What a cohort is made of. ``device`` None draws one per capture; ``hair`` scales the chance of hair and clothes."""
+    """What a cohort is made of.
+
+    ``number`` is part of every subject's seed; ``scheme`` as for ``HeadModel``; ``subjects`` how many by default;
+    ``device`` None draws one per capture; ``hair`` scales the chance of hair and clothes; ``meshes`` False keeps
+    prepared scans only; ``turned`` puts every subject in a pose of its own.
+    """
 
     name: str
     number: int
@@ -71,21 +76,22 @@ def draw_capture(
     return simulator.capture(subject, rng, plan.device, plan.hair), rng
 
 
-_simulator: CaptureSimulator | None = None  # one per worker process
+@lru_cache(maxsize=2)
+def load_simulator(model_folder: Path, scheme: str) -> CaptureSimulator:
+    """The simulator of a landmark scheme; made once per process, as that takes longer than a capture."""
+    return CaptureSimulator(HeadModel(model_folder, scheme))
 
 
-def _start_worker(model_folder: Path, scheme: str) -> None:
-    global _simulator
-    _simulator = CaptureSimulator(HeadModel(model_folder, scheme))
+def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, output: Path) -> str:
+    """Make one subject's files in ``output`` unless they exist; returns the subject's name.
 
-
-def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
-    """Make one subject's files unless they exist; returns the subject's name."""
+    The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
+    """
     name = f"{split}-{index:05d}"
     if (output / f"{name}.{'mrk.json' if plan.meshes else 'prepared.npz'}").exists():
         return name
-    assert _simulator is not None
-    capture, rng = draw_capture(_simulator, plan, split, index)
+    simulator = load_simulator(model_folder, plan.scheme)
+    capture, rng = draw_capture(simulator, plan, split, index)
     if not plan.meshes:
         mesh = TriangleMesh(capture.points, capture.triangles, name)
         save_prepared(
@@ -95,7 +101,7 @@ def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
         return name
     points, landmarks = capture.points, capture.landmarks
     if plan.annotator_noise:
-        landmarks = add_annotator_noise(landmarks, _simulator.model.rules, points, rng)
+        landmarks = add_annotator_noise(landmarks, simulator.model.rules, points, rng)
     if plan.turned:
         rotation = Rotation.random(random_state=rng).as_matrix()
         shift = rng.normal(0, 150, 3)
@@ -110,11 +116,11 @@ def make_subject(index: int, plan: CohortPlan, split: str, output: Path) -> str:
 def make_cohort(plan: CohortPlan, split: str, subjects: int, model_folder: Path, output: Path, workers: int) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
-    description = {"cohort": plan.name, "split": split, "subjects": subjects, **vars(plan)}
+    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    work = partial(make_subject, plan=plan, split=split, output=output)
+    work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, _start_worker, (model_folder, plan.scheme)) as pool:
+    with context.Pool(workers) as pool:
         for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
             pass
 

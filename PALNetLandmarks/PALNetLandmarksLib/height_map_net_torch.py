@@ -42,8 +42,7 @@ class HeightMapNetTorch(nn.Module):
 
         ``maps`` (B, scales, L, pixels, pixels, CHANNELS), ``centres`` (B, L, 3) as in ``HeightMapNet.forward``.
         """
-        batch, scales, landmarks = maps.shape[:3]
-        features = [self._trunk(scale, maps[:, scale]) for scale in range(scales)]
+        features = [self._trunk(scale, maps[:, scale]) for scale in range(maps.shape[1])]
         tokens = torch.cat([*features, centres / OFFSET_UNIT_MM], dim=-1)
         x = functional.linear(tokens, self._w("token.weight"), self._w("token.bias"))
         x = x + self._w("kind.embedding")[self._kinds] + self._w("side.embedding")[self._sides]

@@ -22,8 +22,9 @@ CutMaps = Callable[..., "NDArray[np.float32]"]
 
 @dataclass(frozen=True)
 class RefinedLandmarks:
-    """``points`` (L, 3) in the frame of the samples; ``standard_deviation`` (L,) per axis, in millimetres of that frame;
-    ``shift`` (L,) how far the last pass moved each landmark; ``to_reference`` from the samples' frame to the reference.
+    """``points`` (L, 3) in the frame of the samples; ``standard_deviation`` (L,) per axis, in millimetres of that
+    frame; ``shift`` (L,) how far the last pass moved each landmark; ``to_reference`` from the samples' frame to the
+    reference, as the last pass had it.
     """
 
     points: NDArray[np.float64]

@@ -41,7 +41,9 @@ class LandmarkScheme:
         """For each landmark the index of its left-right counterpart; itself on the midline."""
         index = {label: i for i, label in enumerate(self.labels)}
         swap = {"_R": "_L", "_L": "_R"}
-        return tuple(index[label[:-2] + swap[label[-2:]]] if label[-2:] in swap else index[label] for label in self.labels)
+        return tuple(
+            index[label[:-2] + swap[label[-2:]]] if label[-2:] in swap else index[label] for label in self.labels
+        )
 
 
 def load_scheme(path: Path | str | None = None) -> LandmarkScheme:

@@ -9,6 +9,7 @@ from embreex import rtcore_scene
 from embreex.mesh_construction import TriangleMesh as EmbreeMesh
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import erfinv
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Device:
     ``viewpoints`` (c, 2): azimuth (positive: from the subject's left) and elevation in degrees. ``noise_mm`` is the
     standard deviation of the range noise, ``blur_mm`` the lateral smoothing of the range maps, ``misfit_mm`` the error
     of stitching, ``grazing`` the least cosine between ray and surface that still measures, ``voxel_mm`` the resolution
-    of the fused surface.
+    of the fused surface, ``dropout`` the share of bare skin that a camera misses in patches.
     """
 
     name: str
@@ -32,7 +33,17 @@ class Device:
 
 
 def draw_device(rng: np.random.Generator, name: str) -> Device:
-    """Draw the settings of a device: ``"stereo"`` (clinic), ``"frontal"``, ``"handheld"``, ``"tomography"``, ``"half"``."""
+    """Draw the settings of a device.
+
+    ``name`` is ``"stereo"`` (two to five cameras, as in clinics), ``"frontal"`` (one camera), ``"handheld"`` (one led
+    around the face), ``"tomography"`` (all sides), ``"half"`` (one camera at the side) or ``"clean"`` (a dense scan
+    without noise).
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
     if name == "stereo":
         spread, height = rng.uniform(28, 58), rng.uniform(-18, 12)
         views = [(-spread, height), (spread, height)]
@@ -163,6 +174,4 @@ def see(
 
 def _inverse_tail(share: NDArray[np.float64] | float) -> NDArray[np.float64]:
     """x / sqrt(2) such that a standard normal exceeds x with probability ``share``."""
-    from scipy.special import erfinv
-
     return erfinv(1 - 2 * np.clip(share, 1e-6, 0.5))

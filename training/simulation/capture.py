@@ -31,8 +31,8 @@ VISIBLE_MM = 2.5
 class Capture:
     """A simulated scan in the head frame (LPS mm).
 
-    ``points`` (n, 3), ``triangles`` (m, 3), ``landmarks`` (L, 3) without annotator noise, ``visible`` (L,): the scan has
-    a surface there, ``device`` its name.
+    ``points`` (n, 3), ``triangles`` (m, 3), ``landmarks`` (L, 3) without annotator noise, ``visible`` (L,): the scan
+    has a surface there, ``device`` its name.
     """
 
     points: NDArray[np.float64]
@@ -53,7 +53,10 @@ class CaptureSimulator:
     def capture(
         self, subject: Subject, rng: np.random.Generator, device_name: str | None = None, hair: float = 1.0
     ) -> Capture:
-        """Capture ``subject`` with a drawn device (or the named one); ``hair`` scales the chance of hair and clothes."""
+        """Capture ``subject`` with a drawn device or the one of ``device_name``.
+
+        ``hair`` scales the chance of hair and clothes.
+        """
         name = device_name or str(rng.choice(list(DEVICE_SHARES), p=list(DEVICE_SHARES.values())))
         device = draw_device(rng, name)
         wanted = rng.uniform(60_000, 120_000) if name == "clean" else np.exp(rng.uniform(*np.log(VERTEX_COUNTS)))

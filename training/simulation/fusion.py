@@ -16,8 +16,8 @@ def fuse(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Fuse range images into points (n, 3) and triangles (m, 3).
 
-    ``fill_voxels`` is the width (in voxels) of the smoothing that closes small gaps; ``rotation`` (3, 3) turns the grid,
-    so that nothing can be learnt from its directions.
+    ``fill_voxels`` is the width (in voxels) of the smoothing that closes small gaps; ``rotation`` (3, 3) turns the
+    grid, so that nothing can be learnt from its directions.
     """
     measured = np.concatenate([image.points() for image in images]) @ rotation.T
     margin = 5
