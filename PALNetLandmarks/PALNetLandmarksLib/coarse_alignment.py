@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from .sample_surface import SurfaceSamples
-
 Array = NDArray[np.float64]
 
 #: Radius of the ball in which protrusion is measured: a nose is about this high and wide.
@@ -49,6 +47,10 @@ class Poses:
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> Poses:
         return Poses(self.axes[chosen], self.origins[chosen], self.scales[chosen], self.scores[chosen])
+
+    def joined(self, other: Poses) -> Poses:
+        """These poses and then the others."""
+        return Poses(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values())))
 
     def place(self, points: Array) -> Array:
         """Reference points (n, 3) in the scan for each pose: (h, n, 3)."""
@@ -85,12 +87,11 @@ class CoarseSurface:
         return np.take(self.nearest.ravel(), flat)
 
 
-def build_coarse_surface(samples: SurfaceSamples, cell_mm: float = _VOXEL_MM) -> CoarseSurface:
-    """Average surface samples (mm) in cells of a lattice and find the nearest occupied cell of each cell."""
-    centre = np.median(samples.points, axis=0)
-    distance = np.linalg.norm(samples.points - centre, axis=1)
+def build_coarse_surface(points: Array, normals: Array, cell_mm: float = _VOXEL_MM) -> CoarseSurface:
+    """Average surface samples (n, 3), mm, in cells of a lattice and find the nearest occupied cell of each cell."""
+    distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
     kept = distance <= 1.6 * np.quantile(distance, 0.97)  # far fragments would blow up the lattice
-    points, normals = samples.points[kept], samples.normals[kept]
+    points, normals = points[kept], normals[kept]
     extent = np.ptp(points, axis=0) + 2 * cell_mm
     cell = max(cell_mm, float(np.cbrt(np.prod(extent) / _MOST_VOXELS)))
     corner = points.min(axis=0) - cell
@@ -100,7 +101,7 @@ def build_coarse_surface(samples: SurfaceSamples, cell_mm: float = _VOXEL_MM) ->
     occupied, member = np.unique(flat, return_inverse=True)
     counts = np.bincount(member)
     mean_points = _sum_by(member, points) / counts[:, None]
-    mean_normals = _unit(_sum_by(member, normals))
+    mean_normals = _smooth_normals(mean_points, _sum_by(member, normals), 2 * cell)
     number = np.full(int(np.prod(shape)), -1, dtype=np.int32)
     number[occupied] = np.arange(len(occupied), dtype=np.int32)
     number = number.reshape(shape)
@@ -108,41 +109,56 @@ def build_coarse_surface(samples: SurfaceSamples, cell_mm: float = _VOXEL_MM) ->
     return CoarseSurface(mean_points, mean_normals, number[i, j, k], corner, cell)
 
 
-def protrusions(points: Array, normals: Array, radius: float = PROTRUSION_RADIUS_MM) -> tuple[Array, Array, Array]:
-    """How far each point stands out of its surroundings, and in which direction.
+@dataclass(frozen=True)
+class Protrusions:
+    """How far the points of an even cloud stand out of their surroundings.
 
-    Parameters
+    Attributes
     ----------
-    points, normals : (n, 3) even cloud, mm; the sign of the normals does not matter as long as neighbours agree.
-    radius : of the ball, mm.
-
-    Returns
-    -------
-    height : (n,) distance of the point above the mean of the ball, mm.
-    direction : (n, 3) unit vector pointing out of the ball's mean, along the mean normal.
-    pairs : (k, 2) pairs of points closer than ``radius``.
+    height : (n,) distance of the point above the mean of the ball around it, mm.
+    sideways : (n,) distance of the point from that mean along the surface, mm; large at the borders of a scan.
+    direction : (n, 3) unit vectors pointing out: the mean of the normal and of the way from the mean to the point. At a
+        border the normal leans away from what is missing and that way leans towards it; on half a nose they make up
+        for each other (25 degrees off in the median for the normal alone, 18 for both).
+    neighbours : (k, 2) pairs of points closer than ``_NOSE_SPACING_MM``.
     """
+
+    height: Array
+    sideways: Array
+    direction: Array
+    neighbours: NDArray[np.int64]
+
+
+def protrusions(points: Array, normals: Array, radius: float = PROTRUSION_RADIUS_MM) -> Protrusions:
+    """Measure protrusion on an even cloud (n, 3), mm; ``normals`` may point either way if neighbours agree."""
     pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
     first, second = pairs[:, 0], pairs[:, 1]
     both, other = np.concatenate([first, second]), np.concatenate([second, first])
     count = np.bincount(both, minlength=len(points)) + 1.0
-    mean = (_sum_by(both, points[other], len(points)) + points) / count[:, None]
+    out = points - (_sum_by(both, points[other], len(points)) + points) / count[:, None]
     mean_normal = _unit(_sum_by(both, normals[other], len(points)) + normals)
-    above = np.einsum("ij,ij->i", points - mean, mean_normal)
-    return np.abs(above), mean_normal * np.where(above < 0, -1.0, 1.0)[:, None], pairs
+    above = np.einsum("ij,ij->i", out, mean_normal)
+    outward = mean_normal * np.where(above < 0, -1.0, 1.0)[:, None]
+    height = np.abs(above)
+    sideways = np.sqrt(np.maximum(np.einsum("ij,ij->i", out, out) - height**2, 0))
+    close = np.sum((points[first] - points[second]) ** 2, axis=1) < _NOSE_SPACING_MM**2
+    return Protrusions(height, sideways, _unit(outward + _unit(out)), pairs[close])
 
 
-def nose_candidates(surface: CoarseSurface, most: int = 80) -> tuple[Array, Array]:
-    """Places that protrude like a nose: points (c, 3) and outward directions (c, 3), the most prominent first."""
-    height, direction, pairs = protrusions(surface.points, surface.normals)
-    close = np.sum((surface.points[pairs[:, 0]] - surface.points[pairs[:, 1]]) ** 2, axis=1) < _NOSE_SPACING_MM**2
-    first, second = pairs[close].T
+def nose_candidates(surface: CoarseSurface, most: int = 80, borders: bool = False) -> tuple[Array, Array]:
+    """Places that protrude like a nose: points (c, 3) and outward directions (c, 3), the most prominent first.
+
+    With ``borders`` the points at borders of the scan count as protruding too: half a nose is one.
+    """
+    found = protrusions(surface.points, surface.normals)
+    height = found.height + 0.5 * found.sideways if borders else found.height
+    first, second = found.neighbours.T
     is_peak = np.ones(len(height), dtype=bool)
     first_lower = height[first] < height[second]
     is_peak[np.where(first_lower, first, second)] = False
     peaks = np.flatnonzero(is_peak)
     peaks = peaks[np.argsort(-height[peaks], kind="stable")][:most]
-    return surface.points[peaks], direction[peaks]
+    return surface.points[peaks], found.direction[peaks]
 
 
 @dataclass(frozen=True)
@@ -174,12 +190,21 @@ def hypotheses(tips: Array, directions: Array, target: CoarseTarget, turns: int 
 
 
 def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_mm: float) -> Poses:
-    """The poses with their scores: weight of reference points with like-oriented surface within the tolerance."""
+    """The poses with their scores: weight of reference points with like-oriented surface within the tolerance.
+
+    Reference points beyond a border of the scan (the nearest surface lies sideways) count half: a half face must be
+    able to win against a whole shoulder, and a scrap of surface that fits by chance must not win against a face.
+    """
     places = poses.place(target.points)
     nearest = surface.lookup(places)
-    squared = np.sum((surface.points[nearest] - places) ** 2, axis=2)
-    alignment = np.einsum("hni,hni->hn", surface.normals[nearest], poses.turn(target.normals))
-    scores = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
+    offset = surface.points[nearest] - places
+    squared = np.sum(offset**2, axis=2)
+    normals = surface.normals[nearest]
+    alignment = np.einsum("hni,hni->hn", normals, poses.turn(target.normals))
+    along = np.einsum("hni,hni->hn", normals, offset)
+    covered = (squared < tolerance_mm**2) | (along**2 > 0.6 * squared)
+    fitting = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
+    scores = fitting / np.sqrt(np.maximum(covered @ target.weights, 0.05))
     return Poses(poses.axes, poses.origins, poses.scales, scores)
 
 
@@ -274,6 +299,26 @@ def _frames(directions: Array) -> Array:
     helper = np.where(np.abs(directions[:, :1]) < 0.8, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
     first = _unit(np.cross(helper, directions))
     return np.stack([first, np.cross(directions, first), directions], axis=2)
+
+
+def _smooth_normals(points: Array, rough: Array, radius: float) -> Array:
+    """Normals (n, 3) of the planes through the points around each point, on the side of the ``rough`` normals.
+
+    Triangles of a noisy fine mesh point everywhere and may be folded; the points still lie on the surface.
+    """
+    pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
+    both, other = np.concatenate([pairs[:, 0], pairs[:, 1]]), np.concatenate([pairs[:, 1], pairs[:, 0]])
+    away = points[other] - points[both]
+    weights = np.exp(np.sum(away**2, axis=1) * (-2.0 / radius**2))
+    total = np.bincount(both, weights, len(points)) + 1.0
+    mean = np.stack([np.bincount(both, weights * away[:, i], len(points)) for i in range(3)], axis=1) / total[:, None]
+    spread = np.empty((len(points), 3, 3))
+    for i in range(3):
+        for j in range(i + 1):
+            moment = np.bincount(both, weights * away[:, i] * away[:, j], len(points)) / total
+            spread[:, i, j] = spread[:, j, i] = moment - mean[:, i] * mean[:, j]
+    normals = np.linalg.eigh(spread)[1][:, :, 0]
+    return normals * np.where(np.einsum("ij,ij->i", normals, rough) < 0, -1.0, 1.0)[:, None]
 
 
 def _sum_by(index: NDArray[np.int64], values: Array, length: int = 0) -> Array:
