@@ -19,6 +19,7 @@ class TrainingView:
     """What the network gets to see of one scan and what it should answer, in the (perturbed) reference frame.
 
     ``points``, ``normals`` (n, 3) float32; ``centres``, ``landmarks`` (L, 3) float64; ``visible`` (L,).
+    ``known`` (L,): the scan says where the landmark is; the place of the others is a guess from the template.
     """
 
     points: NDArray[np.float32]
@@ -26,6 +27,7 @@ class TrainingView:
     centres: NDArray[np.float64]
     landmarks: NDArray[np.float64]
     visible: NDArray[np.bool_]
+    known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,25 @@ def unpack(scan: PreparedScan) -> tuple[NDArray[np.float32], NDArray[np.float32]
 def draw_view(
     scan: PreparedScan,
     template: NDArray[np.float64],
-    mirrored: tuple[int, ...],
+    mirrored: tuple[int, ...] | None,
     rng: np.random.Generator,
 ) -> TrainingView:
     """Draw an augmented view of ``scan`` with the first guesses of a first or later pass.
 
-    ``template`` (L, 3): mean landmarks in the reference frame.
+    ``template`` (L, 3): mean landmarks in the reference frame. ``mirrored``: each landmark's counterpart; ``None``
+    where some have none, so that views cannot be mirrored.
     """
     points, normals = unpack(scan)
     landmarks, visible = scan.landmarks.astype(np.float64), scan.visible.copy()
-    if rng.random() < 0.5:
+    known = np.isfinite(landmarks).all(axis=1)
+    if not known.all():
+        guess = fit_similarity(template[known], landmarks[known]).apply(template)
+        landmarks, visible = np.where(known[:, None], landmarks, guess), visible & known
+    if rng.random() < 0.5 and mirrored is not None:
         flip = np.array([-1, 1, 1], dtype=np.float32)
         points, normals = points * flip, normals * flip
         landmarks, visible = (landmarks * flip)[list(mirrored)], visible[list(mirrored)]
+        known = known[list(mirrored)]
     stretch = np.exp(rng.normal(0, 0.025, 3))
     points, landmarks = points * stretch.astype(np.float32), landmarks * stretch
     if rng.random() < 0.25:  # a hole, as large as half an ear at times
@@ -100,4 +108,4 @@ def draw_view(
     else:
         spread = np.exp(rng.normal(np.log(1.2), 0.8))
         centres = landmarks + rng.normal(0, min(spread, 5.0), landmarks.shape)
-    return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible)
+    return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)

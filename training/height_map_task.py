@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PALNetLandmarksLib.height_map_net import HeightMapNetConfig
 from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 from PALNetLandmarksLib.height_maps import HeightMapConfig, landmark_frames
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
-from PALNetLandmarksLib.reference import ReferenceFace
+from PALNetLandmarksLib.procrustes import SimilarityTransform
+from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.refine import REACH_MM, refine_landmarks
 from PALNetLandmarksLib.scheme import LandmarkScheme
 from torch import Tensor
 
 from .augmentation import FIRST_PASS, draw_view, unpack
 from .fast_height_maps import cut_height_maps_fast
+from .loop import split_batches
 from .prepared import PreparedScan, load_prepared
 
 #: How much a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing shows it.
@@ -36,6 +39,17 @@ def network_config(scheme: LandmarkScheme, maps: HeightMapConfig | None = None) 
         sides=tuple(side.get(label[-2:], 0) for label in scheme.labels),
         maps=maps or HeightMapConfig(),
     )
+
+
+def network_config_of(
+    mirrored: Sequence[int], mean_landmarks: NDArray[np.float64], maps: HeightMapConfig | None = None
+) -> HeightMapNetConfig:
+    """The architecture for landmarks of any name: ``mirrored`` names each one's counterpart (itself; -1: none)."""
+    kinds: list[int] = []
+    for i, other in enumerate(mirrored):
+        kinds.append(kinds[other] if 0 <= other < i else max(kinds, default=-1) + 1)
+    sides = [0 if other in (i, -1) else 1 if mean_landmarks[i, 0] < 0 else 2 for i, other in enumerate(mirrored)]
+    return HeightMapNetConfig(kinds=tuple(kinds), sides=tuple(sides), maps=maps or HeightMapConfig())
 
 
 def inner_landmarks(scheme: LandmarkScheme) -> list[int]:
@@ -66,23 +80,38 @@ class HeightMapTask:
 
     Parameters
     ----------
-    training, validation : folders of prepared scans; the training folder may grow while training goes on.
+    scheme, reference : the landmarks, and the reference face with their means and normals.
+    training, validation : folders of prepared scans, or lists of such files; a training folder may grow while training
+        goes on.
+    validation_limit : how many of the validation folder's scans are used.
+    mirrored : each landmark's counterpart, -1 where it has none; from the labels by default.
+    registration_error : the validation scans lie as their landmarks say, so a registration's error is simulated; not
+        for scans that the library has aligned.
     """
 
     def __init__(
         self,
         scheme: LandmarkScheme,
         reference: ReferenceFace,
-        training: Path,
-        validation: Path,
+        training: Path | Sequence[Path],
+        validation: Path | Sequence[Path],
         seed: int,
-        validation_limit: int = 60,
+        validation_limit: int | None = 60,
+        mirrored: tuple[int, ...] | None = None,
+        registration_error: bool = True,
     ) -> None:
         self.scheme, self.reference, self.seed = scheme, reference, seed
-        self.config = network_config(scheme)
-        self.frames = landmark_frames(reference.landmark_normals, scheme.mirrored)
+        self.mirrored = scheme.mirrored if mirrored is None else mirrored
+        self.config = network_config(scheme) if mirrored is None else network_config_of(mirrored, reference.landmarks)
+        self.frames = landmark_frames(reference.landmark_normals, self.mirrored)
         self._training = training
-        self._validation = sorted(validation.glob("*.prepared.npz"))[:validation_limit]
+        self._validation = _files(validation)[:validation_limit]
+        self._registration_error = registration_error
+
+    @property
+    def size(self) -> int:
+        """Number of training scans, at present."""
+        return len(_files(self._training))
 
     def build(self) -> HeightMapNetTorch:
         """A fresh network."""
@@ -94,15 +123,13 @@ class HeightMapTask:
 
     def batches(self, epoch: int, samples: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """``samples`` views per epoch over all processes, drawn without replacement until the pool is used up."""
-        files = sorted(self._training.glob("*.prepared.npz"))
+        files = _files(self._training)
         if not files:
             raise FileNotFoundError(f"No prepared scans in '{self._training}'.")
         order_rng = np.random.default_rng([self.seed, epoch])
         rounds = -(-samples // len(files))
         order = np.concatenate([order_rng.permutation(len(files)) for _ in range(rounds)])[:samples]
-        chunks = [order[start : start + batch_size] for start in range(0, samples - batch_size + 1, batch_size)][
-            rank::world
-        ]
+        chunks = split_batches(order, batch_size, rank, world)
 
         def make(number: int) -> Batch:
             rng = np.random.default_rng([self.seed, epoch, rank, number])
@@ -126,12 +153,12 @@ class HeightMapTask:
         return (share * distance).sum() + 0.15 * (share * doubt).sum()
 
     def validate(self, network: HeightMapNetTorch) -> dict[str, float]:
-        """Mean error (mm of the subject) over the visible landmarks after three passes from registration-like starts."""
+        """Mean error (mm of the subject) over visible landmarks after three passes from registration-like starts."""
         errors, _ = self.run(network)
         inner = inner_landmarks(self.scheme)
         return {
             "error_mm": float(np.nanmean(errors)),
-            "inner_error_mm": float(np.nanmean(errors[:, inner])),
+            **({"inner_error_mm": float(np.nanmean(errors[:, inner]))} if inner else {}),
             "median_mm": float(np.nanmedian(errors)),
             "over_10_mm": float(np.mean(errors[np.isfinite(errors)] > 10)),
         }
@@ -140,6 +167,16 @@ class HeightMapTask:
         """Errors and predicted standard deviations (subjects, L) in mm of the subject on the validation scans.
 
         Landmarks that the scan does not show are NaN in the errors.
+        """
+        predicted, truth, deviations = self.predict(network, self._validation, passes)
+        return np.linalg.norm(predicted - truth, axis=2), deviations
+
+    def predict(
+        self, network: HeightMapNetTorch, files: Sequence[Path], passes: int = 3
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Predicted and true landmarks (subjects, L, 3) and deviations (subjects, L), in mm of the subjects.
+
+        Landmarks that the scan does not show are NaN in the truth.
         """
         device = next(network.parameters()).device
 
@@ -150,11 +187,13 @@ class HeightMapTask:
                 )
             return offsets[0].float().cpu().numpy(), deviation[0].float().cpu().numpy()
 
-        errors, deviations = [], []
-        for i, file in enumerate(self._validation):
+        predicted, truth, deviations = [], [], []
+        for i, file in enumerate(files):
             scan = load_prepared(file)
             points, normals = unpack(scan)
-            pose = FIRST_PASS.draw(np.random.default_rng([self.seed, i]))
+            pose = SimilarityTransform(1.0, np.eye(3), np.zeros(3))
+            if self._registration_error:
+                pose = FIRST_PASS.draw(np.random.default_rng([self.seed, i]))
             placed = pose.apply(points).astype(np.float32)
             found = refine_landmarks(
                 placed,
@@ -167,20 +206,41 @@ class HeightMapTask:
                 passes,
                 cut=cut_height_maps_fast,
             )
-            error = np.linalg.norm(pose.inverse().apply(found.points) - scan.landmarks, axis=1) * scan.size
-            errors.append(np.where(scan.visible, error, np.nan))
+            predicted.append(pose.inverse().apply(found.points) * scan.size)
+            truth.append(np.where(scan.visible[:, None], scan.landmarks * scan.size, np.nan))
             deviations.append(found.standard_deviation / pose.scale * scan.size)
-        return np.array(errors), np.array(deviations)
+        shape = (len(files), len(self.frames), 3)
+        return np.reshape(predicted, shape), np.reshape(truth, shape), np.reshape(deviations, shape[:2])
+
+    def metadata(self) -> dict[str, object]:
+        """What a weights file says, as ``PALNetLandmarksLib.placers`` reads it."""
+        facts = {
+            **self.describe(),
+            "labels": list(self.scheme.labels),
+            "mirrored": list(self.mirrored),
+            "scheme": self.scheme.name,
+            "passes": 3,
+            "deviation_scale": [1.0] * len(self.scheme),
+        }
+        if self.reference.labels != load_reference().labels:
+            facts["mean_landmarks"] = np.round(self.reference.landmarks, 4).tolist()
+            facts["landmark_normals"] = np.round(self.reference.landmark_normals, 5).tolist()
+        return facts
 
     def _example(self, scan: PreparedScan, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        view = draw_view(scan, self.reference.landmarks, self.scheme.mirrored, rng)
+        mirrored = None if -1 in self.mirrored else self.mirrored
+        view = draw_view(scan, self.reference.landmarks, mirrored, rng)
         maps = cut_height_maps_fast(
             view.points, view.normals, view.centres.astype(np.float32), self.frames, self.config.maps
         )
         centres = np.einsum("lij,lj->li", self.frames, view.centres - self.reference.landmarks)
         offsets = np.einsum("lij,lj->li", self.frames, view.landmarks - view.centres)
-        return maps, centres, offsets, np.where(view.visible, 1.0, HIDDEN_WEIGHT)
+        return maps, centres, offsets, np.where(view.visible, 1.0, np.where(view.known, HIDDEN_WEIGHT, 0.0))
 
     @staticmethod
     def _stack(examples: list[tuple[np.ndarray, ...]]) -> Batch:
         return Batch(*(torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in zip(*examples)))
+
+
+def _files(source: Path | Sequence[Path]) -> list[Path]:
+    return sorted(source.glob("*.prepared.npz")) if isinstance(source, Path) else list(source)

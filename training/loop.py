@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import json
 import os
 import time
@@ -12,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -19,6 +22,11 @@ from torch import Tensor, nn
 
 class Task(Protocol):
     """What a task tells the loop."""
+
+    @property
+    def size(self) -> int:
+        """Number of training examples."""
+        ...
 
     def build(self) -> nn.Module: ...
 
@@ -33,8 +41,12 @@ class Task(Protocol):
 class Recipe:
     """How to train. ``schedule``: ``"plateau"`` halves the rate after ``patience`` epochs without gain (published);
     ``"cosine"`` falls to nothing over ``epochs``. ``early_stop`` epochs without gain end the run (0: never).
+    ``samples_per_epoch`` 0 takes every training example once. ``batch_size`` is that of each process.
     ``average`` is the decay of the running mean of the weights that is validated and saved (0: none).
-    ``precision``: ``"float32"``, or ``"bfloat16"`` / ``"float16"`` for mixed precision.
+    ``precision``: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (mixed), or ``"auto"``: float16 on CUDA, else float32
+    (bfloat16 would round coordinates in millimetres to half a millimetre).
+    ``watched`` is the value of ``Task.validate`` that decides; smaller is better. Without weight decay the optimiser is
+    Adam as published.
     """
 
     epochs: int = 300
@@ -64,22 +76,71 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cpu")
 
 
-def train(task: Task, recipe: Recipe, folder: Path, device: torch.device) -> nn.Module:
-    """Train ``task`` in ``folder``; go on from its last checkpoint if there is one; return the best network.
-
-    Under ``torchrun`` every process sees its share of each epoch's batches and rank 0 writes the files.
-    """
+def start_processes(device: torch.device) -> tuple[int, int]:
+    """Join the processes that ``torchrun`` started, if it did; returns this one's rank and their number."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # The others wait while the first prepares the scans, which may take hours.
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=2)
+        )
+    return rank, world
+
+
+def split_batches(order: NDArray[np.int64], batch_size: int, rank: int, world: int) -> list[NDArray[np.int64]]:
+    """This process's batches of one epoch: as many for every process, together all of ``order``.
+
+    Where the numbers do not divide, batches are smaller by one rather than left out; the processes' batches of one
+    step differ by at most one example.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer examples than processes.
+    """
+    if len(order) < world:
+        raise ValueError(f"{len(order)} examples are too few for {world} processes.")
+    steps = min(-(-len(order) // (batch_size * world)), len(order) // world)
+    return [np.array_split(step, world)[rank] for step in np.array_split(order, steps)]
+
+
+def train(
+    task: Task, recipe: Recipe, folder: Path, device: torch.device, minutes: float = 0.0
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train ``task`` in ``folder``; go on from its last checkpoint if there is one.
+
+    Under ``torchrun`` every process sees its share of each epoch's batches and rank 0 writes the files. Everything that
+    is random follows from the seed, the epoch and the process, so a run that was interrupted gives the same weights as
+    one that was not.
+
+    Parameters
+    ----------
+    minutes : stop before the epoch that would take the run beyond this (0: no limit).
+
+    Returns
+    -------
+    The best network, and what was measured after each epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        If the validation error is no longer a number.
+    """
+    begun = time.monotonic()
+    rank, world = start_processes(device)
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "float16" if device.type == "cuda" else "float32"
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = task.build().to(device)
     averaged = task.build().to(device) if recipe.average else network
     averaged.load_state_dict(network.state_dict())
     wrapped = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16" and device.type == "cuda")
+    optimizer = _optimizer(network, recipe)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16" and device.type == "cuda")
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": float("inf"), "since_best": 0, "since_drop": 0, "rate": 1.0}
     history: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.pt"
@@ -91,10 +152,18 @@ def train(task: Task, recipe: Recipe, folder: Path, device: torch.device) -> nn.
         scaler.load_state_dict(saved["scaler"])
         state, history = saved["state"], saved["history"]
 
-    steps_per_epoch = recipe.samples_per_epoch // (recipe.batch_size * world)
+    samples = recipe.samples_per_epoch or task.size
+    steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
     console = Console(stderr=True, quiet=rank > 0)
-    while state["epoch"] < recipe.epochs and not (recipe.early_stop and state["since_best"] >= recipe.early_stop):
+    out_of_time = False
+    while (
+        state["epoch"] < recipe.epochs
+        and not (recipe.early_stop and state["since_best"] >= recipe.early_stop)
+        and not out_of_time
+    ):
         started, losses = time.monotonic(), []
+        # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, state["epoch"], rank]).generate_state(1)[0]))
         network.train()
         with Progress(
             TextColumn(f"epoch {state['epoch'] + 1}/{recipe.epochs}"),
@@ -106,12 +175,10 @@ def train(task: Task, recipe: Recipe, folder: Path, device: torch.device) -> nn.
             transient=True,
         ) as progress:
             bar = progress.add_task("", total=steps_per_epoch, loss=float("nan"))
-            for batch in task.batches(state["epoch"], recipe.samples_per_epoch, recipe.batch_size, rank, world):
+            for batch in task.batches(state["epoch"], samples, recipe.batch_size, rank, world):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate * _rate(recipe, state, steps_per_epoch)
-                with torch.autocast(
-                    device.type, getattr(torch, recipe.precision), enabled=recipe.precision != "float32"
-                ):
+                with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
                     loss = task.loss(wrapped, batch.to(device))
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
@@ -128,9 +195,18 @@ def train(task: Task, recipe: Recipe, folder: Path, device: torch.device) -> nn.
         state["epoch"] += 1
         averaged.eval()
         entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
-        entry |= task.validate(averaged)
+        if rank == 0:
+            entry |= task.validate(averaged)
+            typical = float(np.median([*(earlier["seconds"] for earlier in history), time.monotonic() - started]))
+            out_of_time = bool(minutes) and time.monotonic() - begun + typical > 60 * minutes
+        entry, out_of_time = _from_first([entry, out_of_time], world)
         history.append(entry)
         console.print(" ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+        if not np.isfinite(entry[recipe.watched]):
+            raise FloatingPointError(
+                f"The validation error after epoch {state['epoch']} is {entry[recipe.watched]}: the training diverged; "
+                "use a lower learning rate."
+            )
         _note_progress(state, entry[recipe.watched], recipe)
         if rank == 0:
             if state["since_best"] == 0:
@@ -150,9 +226,40 @@ def train(task: Task, recipe: Recipe, folder: Path, device: torch.device) -> nn.
             draw_curves(history, recipe.watched, folder / "curves.png")
         if world > 1:
             torch.distributed.barrier()
+    _note_agreement(network, folder, rank, world)
     averaged.load_state_dict(torch.load(folder / "best.pt", map_location=device, weights_only=True))
     averaged.eval()
-    return averaged
+    return averaged, history
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    try:  # one pass over PAL-Net's 67 million weights instead of a dozen
+        return torch.optim.AdamW(network.parameters(), **settings, fused=True)
+    except (RuntimeError, TypeError, ValueError):  # not on this device or with this torch
+        return torch.optim.AdamW(network.parameters(), **settings)
+
+
+def _from_first(values: list[Any], world: int) -> list[Any]:
+    """The first process's ``values``, for all."""
+    if world > 1:
+        torch.distributed.broadcast_object_list(values, src=0)
+    return values
+
+
+def _note_agreement(network: nn.Module, folder: Path, rank: int, world: int) -> None:
+    """Check that all processes hold the same weights at the end, and write their digests to ``processes.json``."""
+    if world == 1:
+        return
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().numpy().tobytes())
+    digests: list[Any] = [None] * world
+    torch.distributed.all_gather_object(digests, digest.hexdigest())
+    if rank == 0:
+        (folder / "processes.json").write_text(json.dumps({"weights_sha256": digests}, indent=1), encoding="utf-8")
+    if len(set(digests)) > 1:
+        raise RuntimeError("The processes ended with different weights; this is a defect of the training loop.")
 
 
 def _rate(recipe: Recipe, state: dict[str, Any], steps_per_epoch: int) -> float:

@@ -22,23 +22,33 @@ class LandmarkLoss(nn.Module):
         self.point_weight = point_weight
         self.distance_weight = distance_weight
 
-    def forward(self, predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, predicted: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
         """Mean loss over a batch.
 
         Parameters
         ----------
         predicted, target : (B, L, 3), mm.
+        known : (B, L) bool, which landmarks the target has; all by default. The others, whatever they hold, and their
+            distances have no part in the loss, and the means are taken over what is left.
 
         Returns
         -------
         Scalar, mm.
         """
-        point_error = torch.linalg.vector_norm(predicted - target, dim=-1).mean()
         landmarks = predicted.shape[-2]
+        if known is None:
+            known = torch.ones(predicted.shape[:-1], dtype=torch.bool, device=predicted.device)
+        # Not multiplied by zero: the target of an undefined landmark is NaN.
+        target = torch.where(known[..., None], target, 0)
+        predicted = torch.where(known[..., None], predicted, 0)
+        share = known.to(predicted.dtype)
+        count = share.sum(dim=1)
+        point_error = torch.linalg.vector_norm(predicted - target, dim=-1).sum() / count.sum().clamp(min=1)
         first, second = torch.triu_indices(landmarks, landmarks, offset=1, device=predicted.device)
         distances = [
             torch.linalg.vector_norm(points[:, first] - points[:, second], dim=-1) for points in (predicted, target)
         ]
         # Each unordered pair stands for two of the L² ordered ones.
-        distance_error = 2 * (distances[0] - distances[1]).abs().sum() / (predicted.shape[0] * landmarks**2)
+        errors = (distances[0] - distances[1]).abs() * share[:, first] * share[:, second]
+        distance_error = 2 * errors.sum() / (count**2).sum().clamp(min=1)
         return self.point_weight * point_error + self.distance_weight * distance_error

@@ -43,10 +43,29 @@ def prepare_scan(
     Raises
     ------
     ValueError
-        If the scan has no surface in the region of interest.
+        If fewer than three landmarks are known (finite), or the scan has no surface in the region of interest.
     """
     known = np.isfinite(landmarks).all(axis=1)
-    to_reference: SimilarityTransform = fit_similarity(landmarks[known], reference.landmarks[known])
+    if known.sum() < 3:
+        raise ValueError(f"'{mesh.name}' has {known.sum()} landmarks with a position; at least 3 are needed.")
+    to_reference = fit_similarity(landmarks[known], reference.landmarks[known])
+    return prepare_placed_scan(mesh, landmarks, visible, reference, to_reference)
+
+
+def prepare_placed_scan(
+    mesh: TriangleMesh,
+    landmarks: NDArray[np.float64],
+    visible: NDArray[np.bool_],
+    reference: ReferenceFace,
+    to_reference: SimilarityTransform,
+) -> PreparedScan:
+    """The same with a given similarity from ``mesh`` to the reference; undefined landmarks (NaN) stay undefined.
+
+    Raises
+    ------
+    ValueError
+        If the scan has no surface in the region of interest.
+    """
     placed = mesh.with_points(to_reference.apply(mesh.points))
     samples = sample_region_of_interest(placed, reference)
     if not len(samples.points):
@@ -55,7 +74,7 @@ def prepare_scan(
         points=np.clip(np.round(samples.points / STEP_MM), -32767, 32767).astype(np.int16),
         normals=np.round(samples.normals * 127).astype(np.int8),
         landmarks=to_reference.apply(landmarks).astype(np.float32),
-        visible=np.asarray(visible, dtype=bool) & known,
+        visible=np.asarray(visible, dtype=bool) & np.isfinite(landmarks).all(axis=1),
         size=1.0 / to_reference.scale,
     )
 

@@ -1,41 +1,465 @@
 """Train a network on a folder of scans with landmarks.
 
-    python -m training.train --config training/configs/palnet.json --data DIR --output runs/palnet
-    python -m training.train --config training/configs/height-map-net.json --data POOL --validation POOL2 --output runs/h
-    torchrun --nproc-per-node 2 -m training.train ...      # several processes, on CPUs or GPUs
+    python -m training.train --data DIR --output runs/palnet       # PAL-Net as published
+    python -m training.train --config training/configs/height-map-net.json --data DIR --output runs/height-maps
+    torchrun --nproc-per-node 2 -m training.train ...              # several processes, on GPUs or CPUs
 
-Run the same command again to go on from the last checkpoint.
+DIR holds <subject>.ply (or another mesh) and <subject>.mrk.json (or .fcsv, or LAFAS's .txt) for each subject, or
+<subject>.prepared.npz from training.cohort. Subjects are split into training, validation and test unless --validation
+(and --test) name folders. Run the same command again to go on from the last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Union
 
+import numpy as np
 import torch
-from PALNetLandmarksLib.reference import load_reference
-from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.palnet import PALNetConfig
+from PALNetLandmarksLib.patches import PatchConfig
+from PALNetLandmarksLib.procrustes import SimilarityTransform
+from PALNetLandmarksLib.reference import ReferenceFace, load_reference
+from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .export import write_weights
+from .folder import (
+    AlignedScan,
+    TrainingDataError,
+    align_scans,
+    counterparts,
+    find_subjects,
+    mean_landmarks,
+    read_landmark_files,
+    read_scheme,
+    reference_digest,
+    reference_with,
+    scheme_of,
+    split_names,
+    without_rare,
+)
 from .height_map_task import HeightMapTask
-from .loop import Recipe, choose_device, train
+from .loop import Recipe, choose_device, start_processes, train
+from .model_card import commit, measure, write_model_card
+from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
+from .prepared import prepare_placed_scan, save_prepared
+
+PREPARED = ".prepared.npz"
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "palnet.json"
+
+#: Part of the name of everything prepared: change it when preparation changes, so that old arrays are not reused.
+_PREPARATION = 1
+
+AnyTask = Union[PALNetTask, HeightMapTask]
+_console = Console(stderr=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--validation", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
+@dataclass(frozen=True)
+class Source:
+    """Where the subjects of each split come from: ``folders[split]``, and ``files`` (prepared scans) or ``scans``."""
+
+    folders: dict[str, Path]
+    files: dict[str, list[Path]]
+    scans: dict[str, list[AlignedScan]]
+    scheme: LandmarkScheme
+    left_out: dict[str, str]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see ``python -m training.train --help``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="by default PAL-Net's published recipe")
+    parser.add_argument("--data", type=Path, required=True, help="folder to train on")
+    parser.add_argument("--validation", type=Path, help="folder to stop early by, instead of a share of --data")
+    parser.add_argument("--test", type=Path, help="folder to report errors on, instead of a share of --data")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--scheme", type=Path, help="JSON with the landmarks; by default those of the landmark files")
+    parser.add_argument("--unit", choices=["mm", "cm", "m", "inch"], help="unit of the scans; by default found out")
+    parser.add_argument("--limit", type=int, help="train on this many subjects at most")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop in time; 0: no limit")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its own choice")
-    a = parser.parse_args()
+    parser.add_argument("--workers", type=int, default=2, help="scans prepared at once")
+    parser.add_argument("--version", help="of the weights; by default the name of the run's folder")
+    a = parser.parse_args(arguments)
     if a.threads:
         torch.set_num_threads(a.threads)
-    config = json.loads(a.config.read_text(encoding="utf-8"))
+    try:
+        _run(a)
+    except (LandmarkingError, FloatingPointError) as error:
+        sys.exit(f"Error: {error}")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _run(a: argparse.Namespace) -> None:
+    begun = time.monotonic()
+    config = _read_config(a.config, a.set)
     recipe = Recipe(**config["recipe"])
-    task = HeightMapTask(load_scheme(), load_reference(), a.data, a.validation, recipe.seed, 40)
-    train(task, recipe, a.output, choose_device(a.device))
+    device = choose_device(a.device)
+    rank, world = start_processes(device)
+    # The first process prepares what the others then open; it says what is left out, they keep quiet.
+    task, source = None, None
+    for turn in range(2):
+        if (rank == 0) == (turn == 0):
+            _console.quiet = rank > 0
+            _check_same_run(a.output, config, a)
+            task, source = _build_task(config, recipe, a)
+        if world > 1:
+            torch.distributed.barrier()
+    assert task is not None and source is not None
+    minutes = max(1e-6, a.minutes - (time.monotonic() - begun) / 60) if a.minutes else 0.0
+    network, history = train(task, recipe, a.output, device, minutes)
+    if rank == 0:
+        _finish(task, network, history, source, config, recipe, device, world, a)
+
+
+def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingDataError(f"'{path}' is no configuration ({error}); see training/configs.") from error
+    known = {field.name: field for field in fields(Recipe)}
+    for change in changes:
+        key, _, value = change.partition("=")
+        try:
+            config["recipe"][key] = json.loads(value)
+        except ValueError:
+            config["recipe"][key] = value
+    unknown = sorted(set(config["recipe"]) - set(known))
+    if unknown or config.get("network") not in ("pal-net", "height-map-net"):
+        what = f"the recipe has no setting '{unknown[0]}'" if unknown else "its network is unknown"
+        raise TrainingDataError(f"'{path}': {what}; see training/configs.")
+    return config
+
+
+def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
+    """A run goes on only as it began; how long it may take can change."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {key: value for key, value in config["recipe"].items() if key not in ("epochs", "early_stop")}
+    if config["recipe"].get("schedule") == "cosine":
+        recipe["epochs"] = config["recipe"]["epochs"]
+    now = {
+        **config,
+        "recipe": recipe,
+        "data": str(a.data.resolve()),
+        "validation": str(a.validation.resolve()) if a.validation else None,
+        "limit": a.limit,
+        "unit": a.unit,
+        "scheme": a.scheme.read_text(encoding="utf-8") if a.scheme else None,
+    }
+    note = folder / "settings.json"
+    if (folder / "checkpoint.pt").exists() and note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        different = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
+        if different:
+            raise TrainingDataError(
+                f"'{folder}' holds a run with another {', '.join(different)}; choose another output folder, or use the "
+                "same settings to go on with it."
+            )
+    note.write_text(json.dumps(now, indent=1), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+def _build_task(config: dict[str, Any], recipe: Recipe, a: argparse.Namespace) -> tuple[AnyTask, Source]:
+    reference = load_reference()
+    source = _open_source(config, recipe.seed, reference, a)
+    for name, reason in source.left_out.items():
+        _say_left_out(name, reason)
+    if config["network"] == "pal-net":
+        return _palnet_task(config, recipe, reference, source, a)
+    return _height_map_task(config, recipe, reference, source, a)
+
+
+def _palnet_task(
+    config: dict[str, Any], recipe: Recipe, reference: ReferenceFace, source: Source, a: argparse.Namespace
+) -> tuple[PALNetTask, Source]:
+    patches = PatchConfig(**config.get("patches", {}))
+    if source.scans:
+        examples = {split: examples_of_scans(scans, patches, reference) for split, scans in source.scans.items()}
+        key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
+    else:
+        examples = {
+            split: examples_of_pool(files, patches, reference, recipe.seed) for split, files in source.files.items()
+        }
+        key = [_stamp(file) for files in source.files.values() for file in files]
+    if any(len(example.landmarks) != len(source.scheme) for example in examples["training"]):
+        raise TrainingDataError(f"The prepared scans do not have the {len(source.scheme)} landmarks of the scheme.")
+    splits, face = _splits(source), reference_digest(reference)
+    name = _digest([_PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, splits, face])
+    with _progress("patches", sum(map(len, examples.values()))) as advance:
+        arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, advance)
+    for subject in sorted(set(arrays.left_out) - set(source.left_out)):
+        _say_left_out(subject, arrays.left_out[subject])
+    source.left_out.update(arrays.left_out)
+    network = PALNetConfig.from_dict(
+        {"n_landmarks": len(source.scheme), "patch_size": patches.size, **config.get("model", {})}
+    )
+    return PALNetTask(source.scheme, arrays, network, patches, recipe.seed), source
+
+
+def _height_map_task(
+    config: dict[str, Any], recipe: Recipe, reference: ReferenceFace, source: Source, a: argparse.Namespace
+) -> tuple[HeightMapTask, Source]:
+    if not source.scans:
+        # A pool may grow during training, unless its share of subjects is fixed.
+        training = source.files["training"] if a.limit or not a.validation else a.data
+        task = HeightMapTask(source.scheme, reference, training, source.files["validation"], recipe.seed, 40)
+        return task, source
+    bundled = source.scheme.labels == reference.labels
+    mirrored = None
+    if not bundled:
+        means = mean_landmarks(scan.landmarks / scan.face_scale for scan in source.scans["training"])
+        if len(means) < 4 or np.linalg.svd(means - means.mean(axis=0), compute_uv=False)[1] < 5.0:
+            raise TrainingDataError(
+                "The height-map network aligns faces by their landmarks and needs four or more that do not lie on a "
+                "line; train PAL-Net instead (training/configs/palnet.json)."
+            )
+        reference = reference_with(reference, source.scheme.labels, means)
+        mirrored = counterparts(means)
+    key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
+    face = reference_digest(reference)
+    folder = a.output / f"scans-{_digest([_PREPARATION, source.scheme.labels, a.unit, key, _splits(source), face])}"
+    folder.mkdir(exist_ok=True)
+    files: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    with _progress("prepare", len(key)) as advance:
+        for split, scans in source.scans.items():
+            for scan in scans:
+                file = folder / f"{split}-{scan.subject.name}{PREPARED}"
+                try:
+                    if not file.exists():
+                        visible = np.isfinite(scan.landmarks).all(axis=1)
+                        to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
+                        save_prepared(
+                            file, prepare_placed_scan(scan.mesh(), scan.landmarks, visible, reference, to_size)
+                        )
+                    files[split].append(file)
+                except (LandmarkingError, ValueError) as error:
+                    source.left_out[scan.subject.name] = str(error)
+                advance(scan.subject.name)
+    source.files.update(files)
+    task = HeightMapTask(
+        source.scheme,
+        reference,
+        files["training"],
+        files["validation"],
+        recipe.seed,
+        None,
+        mirrored,
+        registration_error=False,
+    )
+    return task, source
+
+
+def _open_source(config: dict[str, Any], seed: int, reference: ReferenceFace, a: argparse.Namespace) -> Source:
+    """Find the subjects of each split."""
+    folders = {"training": a.data, "validation": a.validation or a.data, "test": a.test or a.data}
+    if a.validation and not a.test:
+        del folders["test"]  # all of --data is for training then
+    shares = {"validation": 0.15, "test": 0.15, **config.get("split", {})}
+    for split in ("validation", "test"):
+        if folders.get(split) != a.data:
+            shares[split] = 0.0
+    if shares["validation"] <= 0 and not a.validation:
+        raise TrainingDataError("Without a share of the subjects for validation, name a folder by --validation.")
+    if any(a.data.glob(f"*{PREPARED}")):
+        return _open_pool(folders, shares, seed, a)
+    return _open_scans(folders, shares, seed, reference, a)
+
+
+def _open_pool(folders: dict[str, Path], shares: dict[str, float], seed: int, a: argparse.Namespace) -> Source:
+    scheme = read_scheme(a.scheme) if a.scheme else load_scheme()
+    files = {split: sorted(folder.glob(f"*{PREPARED}")) for split, folder in folders.items() if folder != a.data}
+    own = {file.name: file for file in sorted(a.data.glob(f"*{PREPARED}"))}
+    if shares["validation"] or shares["test"]:
+        for split, names in split_names(list(own), shares["validation"], shares["test"], seed).items():
+            files.setdefault(split, [own[name] for name in names])
+    files.setdefault("training", list(own.values()))
+    files["training"] = files["training"][: a.limit]
+    if not files["validation"]:
+        raise TrainingDataError(f"'{a.validation}' holds no prepared scans ({PREPARED}).")
+    return Source(folders, files, {}, scheme, {})
+
+
+def _open_scans(
+    folders: dict[str, Path], shares: dict[str, float], seed: int, reference: ReferenceFace, a: argparse.Namespace
+) -> Source:
+    subjects, sets, left_out = {}, {}, {}
+    for folder in dict.fromkeys(folders.values()):
+        subjects[folder], apart = find_subjects(folder)
+        sets[folder], unreadable = read_landmark_files(subjects[folder])
+        left_out.update({**apart, **unreadable})
+    own = list(sets[a.data])
+    names = split_names(own, shares["validation"], shares["test"], seed)
+    names["training"] = names["training"][: a.limit]
+    for split, folder in folders.items():
+        if folder != a.data:
+            names[split] = list(sets[folder])
+    training = [sets[a.data][name] for name in names["training"]]
+    scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
+
+    def warn(message: str) -> None:
+        _console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
+
+    # A handful of subjects, as in a first try, cannot be asked for three examples of each.
+    scheme = without_rare(scheme, training, warn, min(3, max(1, len(training) // 2)))
+    scans: dict[str, list[AlignedScan]] = {}
+    with _progress("align", sum(len(names[split]) for split in folders)) as advance:
+        for split, folder in folders.items():
+            chosen = [subject for subject in subjects[folder] if subject.name in set(names[split])]
+            cache = a.output / "alignments" / (split if folder != a.data else "data")
+            scans[split], refused = align_scans(
+                chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
+            )
+            left_out.update(refused)
+    for split in ("training", "validation"):
+        if not scans[split]:
+            reasons = "; ".join(left_out.values())
+            raise TrainingDataError(f"No scan of the {split} split can be used: {reasons}")
+    kept = without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
+    if kept is not scheme:  # its only subjects were refused
+        chosen = [scheme.labels.index(label) for label in kept.labels]
+        for split in scans:
+            scans[split] = [_with_landmarks(scan, chosen) for scan in scans[split]]
+    return Source(folders, {}, scans, kept, left_out)
+
+
+def _say_left_out(name: str, reason: str) -> None:
+    _console.print(f"[bold red]Left out:[/] {escape(name)}: {escape(reason)}", highlight=False)
+
+
+def _as_set(scan: AlignedScan, scheme: LandmarkScheme) -> LandmarkSet:
+    return LandmarkSet(scheme.labels, scan.landmarks)
+
+
+def _with_landmarks(scan: AlignedScan, chosen: list[int]) -> AlignedScan:
+    return replace(scan, landmarks=scan.landmarks[chosen])
+
+
+def _splits(source: Source) -> dict[str, list[str]]:
+    if source.scans:
+        return {split: [scan.subject.name for scan in scans] for split, scans in source.scans.items()}
+    return {split: [file.name for file in files] for split, files in source.files.items()}
+
+
+def _stamp(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [path.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda name: progress.advance(bar)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+def _finish(
+    task: AnyTask,
+    network: Any,
+    history: list[dict[str, float]],
+    source: Source,
+    config: dict[str, Any],
+    recipe: Recipe,
+    device: torch.device,
+    world: int,
+    a: argparse.Namespace,
+) -> None:
+    """Write weights, mean landmarks and model card."""
+    dtype = "float16"
+    with torch.no_grad():  # what is measured is what is written
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half().to(parameter.dtype))
+    best = min(history, key=lambda entry: entry[recipe.watched])
+    test = None
+    if isinstance(task, PALNetTask):
+        counts = {split: len(task.arrays.names[split]) for split in source.folders}
+        means = task.arrays.template
+        if counts.get("test"):
+            test = measure(*task.predict(network, "test"), task.scheme.labels)
+    else:
+        counts = {split: len(source.files[split]) for split in source.folders}
+        counts["training"] = task.size
+        means = task.reference.landmarks
+        if counts.get("test"):
+            test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
+    version = a.version or a.output.resolve().name
+    facts = {
+        "commit": commit(),
+        "seed": recipe.seed,
+        "epochs": len(history),
+        "best_validation": best,
+        "subjects": counts,
+    }
+    weights = a.output / "weights.safetensors"
+    digest = write_weights(weights, network.to_arrays(), task.metadata(), version, facts, dtype)
+    write_landmarks(a.output / "mean-landmarks.mrk.json", LandmarkSet(task.scheme.labels, means))
+    if task.scheme.labels != load_reference().labels:
+        _write_reference(a.output / "ReferenceFace.npz", reference_with(load_reference(), task.scheme.labels, means))
+    write_model_card(
+        a.output,
+        {
+            "name": version,
+            "architecture": config["network"],
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "labels": list(task.scheme.labels),
+            "weights": {
+                "file": weights.name,
+                "sha256": digest,
+                "dtype": dtype,
+                "bytes": weights.stat().st_size,
+            },
+            "data": {
+                "splits": {
+                    split: {"folder": str(folder), "subjects": counts[split]}
+                    for split, folder in source.folders.items()
+                },
+                "left_out": source.left_out,
+            },
+            "config": config,
+            "seed": recipe.seed,
+            "commit": facts["commit"],
+            "device": str(device),
+            "processes": world,
+            "epochs": len(history),
+            "best": best,
+            "test": test,
+        },
+    )
+    _console.print(f"{weights}: SHA-256 {digest}", highlight=False, soft_wrap=True)
+    error = f", test {test['point_wise_mm']:.3f} mm" if test and test["point_wise_mm"] is not None else ""
+    _console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {a.output / 'model-card.md'}", soft_wrap=True)
+
+
+def _write_reference(path: Path, reference: ReferenceFace) -> None:
+    np.savez_compressed(path, **{**vars(reference), "labels": np.array(reference.labels)})
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from .stopwatch import Stopwatch
 from .surface import SurfaceLocator
 from .weights import load_weights
 
-#: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of the
-#: ten nearest vertices (the paper's).
+#: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of
+#: the ten nearest vertices (the paper's).
 SURFACES = ("triangle", "vertex", "centroid")
 
 #: A landmark this far (mm) from any surface lies where the scan has none.
@@ -165,9 +165,9 @@ class LandmarkDetector:
         """Refuse landmarks that do not lie like a face's: registration or network was misled."""
         if not np.isfinite(placed.points).all():
             raise NotAFaceError(f"The landmarks on '{name}' could not be computed; check the scan for damage.")
-        if len(placed.points) != len(self._reference.landmarks):
+        mean = self._placer.mean_landmarks
+        if len(mean) < 4:  # any three points fit a face
             return
-        mean = self._reference.landmarks
         shape = fit_similarity(placed.points, mean).apply(placed.points)
         distance = float(np.sqrt(((shape - mean) ** 2).sum(axis=1).mean()))
         if distance > IMPLAUSIBLE_BEYOND_MM:

@@ -21,8 +21,8 @@ class HeightMapConfig:
     """Size of the maps.
 
     ``pixels`` per side; ``pitch_mm`` pixel size of each scale; ``depth_mm`` how far above or below the centre a surface
-    may lie to be drawn, per scale; ``stride`` which share of the samples a scale draws (every n-th); ``softness_mm`` how
-    strongly the outer of two surfaces in one pixel wins.
+    may lie to be drawn, per scale; ``stride`` which share of the samples a scale draws (every n-th); ``softness_mm``
+    how strongly the outer of two surfaces in one pixel wins (a surface that much further out weighs e times as much).
     """
 
     pixels: int = 24
@@ -35,17 +35,18 @@ class HeightMapConfig:
 def landmark_frames(normals: NDArray[np.float64], mirrored: tuple[int, ...]) -> NDArray[np.float32]:
     """Directions of view (L, 3, 3): rows are the image's right, up and outward axes in the canonical frame (LPS).
 
-    ``normals`` (L, 3) are the mean skin normals, ``mirrored`` names each landmark's counterpart. A landmark whose
-    counterpart comes earlier gets the mirror image of its counterpart's frame (a left-handed one).
+    ``normals`` (L, 3) are the mean skin normals, ``mirrored`` names each landmark's counterpart (-1: it has none). A
+    landmark whose counterpart comes earlier gets the mirror image of its counterpart's frame (a left-handed one).
     """
     flip = np.array([-1.0, 1.0, 1.0])
     frames = np.zeros((len(normals), 3, 3))
     for i, other in enumerate(mirrored):
-        if other < i:
+        if 0 <= other < i:
             frames[i] = frames[other] * flip
             continue
-        # Symmetric by construction: the counterpart's normal is the mirror image.
-        outward = normals[i] + normals[other] * flip
+        outward = normals[i].copy()
+        if other >= 0:  # Symmetric by construction: the counterpart's normal is the mirror image.
+            outward += normals[other] * flip
         outward /= np.linalg.norm(outward)
         up = np.array([0.0, 0.0, 1.0]) if abs(outward[2]) < 0.85 else np.array([0.0, -1.0, 0.0]) * np.sign(outward[2])
         right = np.cross(up, outward)

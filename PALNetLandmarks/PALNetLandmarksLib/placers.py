@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,9 +34,13 @@ class Placed:
 
 
 class Placer(Protocol):
-    """Places landmarks on a scan that is aligned to the reference face."""
+    """Places landmarks on a scan that is aligned to the reference face.
+
+    ``mean_landmarks`` (L, 3): where a mean face has them, up to its size; canonical frame.
+    """
 
     labels: tuple[str, ...]
+    mean_landmarks: NDArray[np.float64]
 
     def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Placed:
         """``mesh`` in the canonical frame (LPS mm of the subject, origin at the tip of the nose)."""
@@ -54,6 +58,7 @@ class HeightMapPlacer:
         check_shapes(weights.arrays, config.shapes(), weights.name)
         self._config = config
         self._reference = reference
+        self.mean_landmarks = reference.landmarks
         mirrored = tuple(int(i) for i in weights.fact("mirrored"))
         self._frames = landmark_frames(reference.landmark_normals, mirrored)
         self._passes = int(weights.fact("passes"))
@@ -98,7 +103,9 @@ class PALNetPlacer:
         except ValueError as error:
             raise WeightsError(f"The weights '{weights.name}' do not describe a PAL-Net ({error}).") from error
         self._reference = reference
-        self._template = np.asarray(weights.fact("template"), dtype=np.float64)
+        self.mean_landmarks = _points(weights, "template", len(self.labels))
+        if config.n_landmarks != len(self.labels) or config.patch_size != self._patches.size:
+            raise ValueError("its labels and patches do not fit its network")
         if device == "cpu":
             self._forward: Any = PALNet(config, weights.arrays).forward
         else:
@@ -109,7 +116,7 @@ class PALNetPlacer:
         face = crop_to_region_of_interest(mesh, self._reference)
         cloud = sample_cloud(face, self._patches)
         stopwatch.lap("sampling")
-        initial = place_initial_landmarks(self._template, face.points)
+        initial = place_initial_landmarks(self.mean_landmarks, face.points)
         stopwatch.lap("initial landmarks")
         patches = extract_patches(cloud, initial, self._patches, name=mesh.name)
         stopwatch.lap("patches")
@@ -139,6 +146,7 @@ def build_placer(weights: WeightsFile, reference: ReferenceFace, device: str) ->
             "PALNetLandmarks."
         )
     try:
+        reference = _own_reference(weights, reference)
         placer = PLACERS[architecture](weights, reference, device)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise WeightsError(
@@ -151,6 +159,26 @@ def build_placer(weights: WeightsFile, reference: ReferenceFace, device: str) ->
             "of the same landmark scheme."
         )
     return placer
+
+
+def _own_reference(weights: WeightsFile, reference: ReferenceFace) -> ReferenceFace:
+    """The reference face with the landmarks that ``weights`` were trained for, if they bring their own."""
+    if "mean_landmarks" not in weights.metadata:
+        return reference
+    labels = tuple(weights.fact("labels"))
+    return replace(
+        reference,
+        labels=labels,
+        landmarks=_points(weights, "mean_landmarks", len(labels)),
+        landmark_normals=_points(weights, "landmark_normals", len(labels)),
+    )
+
+
+def _points(weights: WeightsFile, key: str, count: int) -> NDArray[np.float64]:
+    points = np.asarray(weights.fact(key), dtype=np.float64)
+    if points.shape != (count, 3) or not np.isfinite(points).all():
+        raise ValueError(f"its {key} are not {count} points")
+    return points
 
 
 def _frozen(value: Any) -> Any:

@@ -1,0 +1,497 @@
+"""The trainer: folders of scans as laboratories have them, PAL-Net and the height-map network, resuming, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (extra 'training') is not installed")
+pytest.importorskip("numba", reason="numba (extra 'training') is not installed")
+
+from PALNetLandmarksLib.detector import LandmarkDetector  # noqa: E402
+from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks  # noqa: E402
+from PALNetLandmarksLib.mesh import TriangleMesh  # noqa: E402
+from PALNetLandmarksLib.reference import load_reference  # noqa: E402
+from PALNetLandmarksLib.scheme import load_scheme  # noqa: E402
+from PALNetLandmarksLib.weights import load_weights  # noqa: E402
+from scipy.spatial import cKDTree  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
+
+from training import train as trainer  # noqa: E402
+from training.folder import (  # noqa: E402
+    TrainingDataError,
+    counterparts,
+    find_subjects,
+    mean_landmarks,
+    reference_with,
+    split_names,
+)
+from training.loop import Recipe, split_batches, train  # noqa: E402
+from training.loss import LandmarkLoss  # noqa: E402
+from training.model_card import measure  # noqa: E402
+from training.palnet_task import densify, open_patches  # noqa: E402
+from training.prepared import prepare_scan, save_prepared  # noqa: E402
+from training.write_ply import write_ply  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: A scheme of its own, by names that say nothing of sides.
+LABELS = ("tip of the nose", "1", "2", "mouth a", "mouth b")
+LIKE = ("Prn", "Ex_R", "Ex_L", "Ch_R", "Ch_L")
+
+SUBJECTS = 10
+
+#: A PAL-Net that trains in seconds: a thin cloud, small patches, few channels.
+TINY = {
+    "network": "pal-net",
+    "model": {"channels": [8, 16, 16], "hidden": 64, "dropout": 0.1},
+    "patches": {"size": 100, "cloud_size": 10_000},
+    "split": {"validation": 0.2, "test": 0.2},
+    "recipe": {"epochs": 40, "batch_size": 3, "learning_rate": 2e-3, "early_stop": 0, "seed": 3},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def person(number: int):
+    """The reference face, smoothly deformed: (mesh, the deformation of points), canonical frame, mm."""
+    rng = np.random.default_rng([7, number])
+    reference = load_reference()
+    size = rng.uniform(0.93, 1.07) * np.exp(rng.normal(0, 0.02, 3))
+    centres = rng.uniform([-70, -20, -80], [70, 60, 80], (6, 3))
+    pushes = rng.normal(0, 3, (6, 3))
+
+    def deform(points):
+        share = np.exp(-((points[:, None] - centres) ** 2).sum(-1) / (2 * 30.0**2))
+        return (points + share @ pushes) * size
+
+    return TriangleMesh(deform(reference.points), reference.triangles, f"person {number}"), deform
+
+
+def landmarks_of(number: int, labels=LIKE):
+    reference = load_reference()
+    mesh, _ = person(number)
+    index = [reference.labels.index(label) for label in labels]
+    return mesh.points[cKDTree(reference.points).query(reference.landmarks[index])[1]]
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory) -> Path:
+    """Ten subjects in poses and kinds of files of their own; two have a landmark that is not defined."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    for number in range(SUBJECTS):
+        rng = np.random.default_rng([8, number])
+        rotation, shift = Rotation.from_rotvec(rng.normal(0, 0.6, 3)).as_matrix(), rng.normal(0, 100, 3)
+        mesh, _ = person(number)
+        write_ply(folder / f"S{number:02d}.ply", mesh.points @ rotation.T + shift, mesh.triangles)
+        points = landmarks_of(number) @ rotation.T + shift
+        if number in (4, 5):
+            points[4] = np.nan
+        landmarks = LandmarkSet(LABELS, points)
+        if number % 3 == 0:
+            write_landmarks(folder / f"S{number:02d}.mrk.json", landmarks.in_coordinate_system("RAS"))
+        elif number % 3 == 1:
+            write_landmarks(folder / f"S{number:02d}.fcsv", landmarks)
+        else:
+            lines = (f"{label}\t({x},{y},{z})" for label, (x, y, z) in zip(LABELS, points))
+            (folder / f"S{number:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligned(laboratory, tmp_path_factory) -> Path:
+    """What the first run found out about the scans, so that only it must align them."""
+    run = tmp_path_factory.mktemp("runs") / "aligned"
+    run_trainer(laboratory, run, epochs=1)
+    return run
+
+
+def run_trainer(data: Path, output: Path, *more: str, like: Path | None = None, config: dict | None = None, **recipe):
+    """Train in this process; ``like`` is a run whose alignments are taken over."""
+    output.mkdir(parents=True, exist_ok=True)
+    if like is not None and not (output / "alignments").exists():
+        shutil.copytree(like / "alignments", output / "alignments")
+    settings = config or TINY
+    settings = {**settings, "recipe": {**settings["recipe"], **recipe}}
+    path = output / "config.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    arguments = ["--config", str(path), "--data", str(data), "--output", str(output), "--device", "cpu", *more]
+    trainer.main(arguments)
+    return json.loads((output / "model-card.json").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# PAL-Net on a laboratory's folder
+
+
+@pytest.fixture(scope="module")
+def trained(laboratory, aligned, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    return run, run_trainer(laboratory, run, like=aligned)
+
+
+def test_palnet_learns_a_folder_of_mixed_files(trained):
+    run, card = trained
+    history = json.loads((run / "history.json").read_text())
+    assert len(history) == 40
+    assert history[-1]["loss"] < history[0]["loss"] / 4
+    assert min(entry["error_mm"] for entry in history) < history[0]["error_mm"] / 3
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert card["labels"] == list(LABELS)
+    assert card["best"] == min(history, key=lambda entry: entry["error_mm"])
+    assert {name: split["subjects"] for name, split in card["data"]["splits"].items()} == {
+        "training": 6,
+        "validation": 2,
+        "test": 2,
+    }
+    assert card["data"]["left_out"] == {}
+
+
+def test_card_says_what_the_weights_do(trained, laboratory):
+    run, card = trained
+    weights = load_weights(run / "weights.safetensors")
+    assert weights.sha256 == card["weights"]["sha256"]
+    assert card["parameters"] == sum(array.size for array in weights.arrays.values())
+    text = (run / "model-card.md").read_text(encoding="utf-8")
+    assert card["weights"]["sha256"] in text and "| tip of the nose |" in text
+    template = read_landmarks(run / "mean-landmarks.mrk.json")
+    assert template.labels == LABELS
+    np.testing.assert_allclose(template.points, weights.fact("template"), atol=1e-3)
+
+    # The same subjects, through the detector: point-wise errors of network and detector differ by the surface only.
+    detector = LandmarkDetector.load(run / "weights.safetensors", device="cpu")
+    assert detector.labels == LABELS
+    arrays = open_patches(next(run.glob("patches-????????????")))
+    errors = []
+    for name in arrays.names["test"]:
+        detection = detector.detect(laboratory / f"{name}.ply")
+        truth = read_landmarks(find_landmarks(laboratory, name)).in_coordinate_system("LPS").ordered(LABELS).points
+        errors.append(np.linalg.norm(detection.points - truth, axis=1))
+    assert np.nanmean(errors) == pytest.approx(card["test"]["point_wise_mm"], abs=1.5)
+    assert np.nanmean(errors) < 15
+
+
+def find_landmarks(folder: Path, name: str) -> Path:
+    return next(path for path in folder.glob(f"{name}.*") if path.suffix != ".ply")
+
+
+def test_alignment_puts_the_landmarks_where_they_belong(trained):
+    """Whatever pose, file and coordinate system, the aligned landmarks are those of the face before it was moved."""
+    arrays = open_patches(next(trained[0].glob("patches-????????????")))
+    for split, names in arrays.names.items():
+        for name, found in zip(names, arrays.landmarks[split]):
+            number = int(name[1:])
+            truth = landmarks_of(number)
+            known = np.isfinite(found).all(axis=1)
+            assert known.tolist() == [True] * 4 + [number not in (4, 5)]
+            # The frame is that of the library's alignment, which may differ by a small rigid motion.
+            assert np.linalg.norm(found - truth, axis=1)[known].max() < 8
+            for i in range(4):
+                for j in range(i):
+                    assert np.linalg.norm(found[i] - found[j]) == pytest.approx(
+                        np.linalg.norm(truth[i] - truth[j]), abs=0.01
+                    )
+
+
+def test_splits_share_no_subject_and_are_the_seed_s():
+    names = [f"S{i}" for i in range(40)]
+    split = split_names(names, 0.15, 0.15, 5)
+    assert sorted(name for part in split.values() for name in part) == sorted(names)
+    assert [len(split[key]) for key in ("training", "validation", "test")] == [28, 6, 6]
+    assert split == split_names(names[::-1], 0.15, 0.15, 5)
+    assert split != split_names(names, 0.15, 0.15, 6)
+    with pytest.raises(TrainingDataError, match="too few"):
+        split_names(["a", "b"], 0.1, 0.1, 0)
+
+
+def test_interrupted_run_ends_with_the_same_weights(laboratory, aligned, tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run_trainer(laboratory, straight, like=aligned, epochs=4, average=0.9)
+    run_trainer(laboratory, resumed, like=aligned, epochs=2, average=0.9)
+    patches = next(resumed.glob("patches-????????????")) / "training.patches.npy"
+    written = patches.stat().st_mtime_ns
+    run_trainer(laboratory, resumed, epochs=4, average=0.9)
+    assert patches.stat().st_mtime_ns == written
+    states = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (straight, resumed)]
+    assert [state["state"]["epoch"] for state in states] == [4, 4]
+    for key in ("network", "averaged"):
+        for name, value in states[0][key].items():
+            assert torch.equal(value, states[1][key][name]), (key, name)
+    first, second = (load_weights(run / "weights.safetensors").arrays for run in (straight, resumed))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_run_goes_on_with_its_own_settings_only(laboratory, aligned, tmp_path):
+    run_trainer(laboratory, tmp_path / "run", like=aligned, epochs=1)
+    with pytest.raises(SystemExit, match="another recipe"):
+        run_trainer(laboratory, tmp_path / "run", epochs=2, learning_rate=0.1)
+
+
+def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
+    folder = tmp_path / "data"
+    shutil.copytree(laboratory, folder)
+    (folder / "S00.fcsv").write_text((folder / "S01.fcsv").read_text())  # a second landmark file
+    (folder / "S01.fcsv").unlink()
+    (folder / "S02.txt").write_text("no landmarks here")
+    points = read_landmarks(folder / "S03.mrk.json")
+    write_landmarks(folder / "S03.mrk.json", LandmarkSet(LABELS, points.points))  # RAS numbers called LPS
+    (folder / "S07.ply").write_bytes(b"")
+    write_landmarks(folder / "S99.fcsv", points)
+    card = run_trainer(folder, tmp_path / "run", like=aligned, epochs=1)
+    left_out = card["data"]["left_out"]
+    assert set(left_out) == {"S00", "S01", "S02", "S03", "S07", "S99"}
+    assert "2 landmark files" in left_out["S00"] and "no landmark file" in left_out["S01"]
+    assert "S02.txt" in left_out["S02"] and "do not lie on" in left_out["S03"] and "S07.ply" in left_out["S07"]
+    assert all(reason in (tmp_path / "run" / "model-card.md").read_text() for reason in left_out.values())
+    assert sum(split["subjects"] for split in card["data"]["splits"].values()) == SUBJECTS - 5
+    with pytest.raises(TrainingDataError, match="no scan with a landmark file"):
+        find_subjects(tmp_path / "run")
+
+
+def test_two_processes_end_with_equal_weights(laboratory, aligned, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(aligned / "alignments", run / "alignments")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**TINY, "recipe": {**TINY["recipe"], "epochs": 2}}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "training.train", "--config", config, "--data", laboratory, "--output", run, "--device", "cpu"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "PALNetLandmarks"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command), "--threads", "1"], cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    digests = json.loads((run / "processes.json").read_text())["weights_sha256"]
+    assert len(digests) == 2 and digests[0] == digests[1]
+    assert json.loads((run / "model-card.json").read_text())["processes"] == 2
+    assert len(json.loads((run / "history.json").read_text())) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The height-map network
+
+
+HEIGHT_MAPS = {
+    "network": "height-map-net",
+    "split": {"validation": 0.1, "test": 0.1},
+    "recipe": {"epochs": 2, "samples_per_epoch": 8, "batch_size": 4, "learning_rate": 1e-3, "early_stop": 0},
+}
+
+
+def test_height_map_network_learns_other_landmarks(laboratory, aligned, tmp_path):
+    run = tmp_path / "run"
+    card = run_trainer(laboratory, run, like=aligned, config=HEIGHT_MAPS)
+    weights = load_weights(run / "weights.safetensors")
+    assert weights.fact("mirrored") == [0, 2, 1, 4, 3]
+    assert weights.fact("config")["kinds"] == [0, 1, 1, 2, 2]
+    assert weights.fact("config")["sides"] == [0, 1, 2, 1, 2]
+    assert np.shape(weights.fact("mean_landmarks")) == (5, 3)
+    assert card["test"]["subjects"] == 1
+    detector = LandmarkDetector.load(run / "weights.safetensors", device="cpu")
+    detection = detector.detect(laboratory / "S00.ply")
+    assert detection.labels == LABELS
+    truth = read_landmarks(laboratory / "S00.mrk.json").in_coordinate_system("LPS").points
+    assert np.linalg.norm(detection.points - truth, axis=1).mean() < 12
+    reference = load_reference(run / "ReferenceFace.npz")
+    assert reference.labels == LABELS
+    np.testing.assert_allclose(reference.landmarks, weights.fact("mean_landmarks"), atol=1e-3)
+
+
+def test_counterparts_of_the_bundled_landmarks_are_found_from_where_they_lie():
+    reference = load_reference()
+    assert counterparts(reference.landmarks) == load_scheme().mirrored
+    without_left_ear = [i for i, label in enumerate(reference.labels) if label != "Ex_L"]
+    labels = [reference.labels[i] for i in without_left_ear]
+    assert counterparts(reference.landmarks[without_left_ear])[labels.index("Ex_R")] == -1
+    again = reference_with(reference, reference.labels, reference.landmarks)
+    assert (again.landmark_normals * reference.landmark_normals).sum(axis=1).min() > 0.95
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pools of prepared scans
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    reference = load_reference()
+    for number in range(6):
+        mesh, _ = person(number)
+        visible = np.ones(len(reference.labels), dtype=bool)
+        visible[0] = number != 2
+        scan = prepare_scan(mesh, landmarks_of(number, reference.labels), visible, reference)
+        save_prepared(folder / f"train-{number:05d}.prepared.npz", scan)
+    return folder
+
+
+def test_palnet_trains_on_a_pool(pool, tmp_path):
+    card = run_trainer(pool, tmp_path, "--validation", str(pool), "--limit", "5", config=TINY, epochs=2)
+    assert card["data"]["splits"]["training"]["subjects"] == 5
+    assert card["test"] is None
+    arrays = open_patches(next(tmp_path.glob("patches-????????????")))
+    numbers = [int(name.split("-")[1]) for name in arrays.names["training"]]
+    # The same folder for validation means a share of it: nobody is on both sides.
+    assert not {*arrays.names["training"]} & {*arrays.names["validation"]} and 2 in numbers
+    # At the subjects' own size, off by a rigid motion only.
+    for number, found in zip(numbers, arrays.landmarks["training"]):
+        truth = landmarks_of(number, load_reference().labels)
+        assert np.isfinite(found).all(axis=1).tolist() == [number != 2] + [True] * 49
+        lengths = [np.linalg.norm(points[5] - points[1:], axis=1) for points in (found, truth)]
+        np.testing.assert_allclose(*lengths, atol=0.1)
+        assert 0.3 < np.linalg.norm(found - truth, axis=1)[1:].mean() < 30
+
+
+def test_height_map_network_trains_on_pools_as_before(pool, tmp_path):
+    run_trainer(pool, tmp_path, "--validation", str(pool), config=HEIGHT_MAPS, epochs=1)
+    weights = load_weights(tmp_path / "weights.safetensors")
+    assert "mean_landmarks" not in weights.metadata
+    assert tuple(weights.fact("labels")) == load_scheme().labels
+    assert LandmarkDetector.load(tmp_path / "weights.safetensors", device="cpu").labels == load_scheme().labels
+
+
+def test_denser_cloud_stays_on_the_surface():
+    height = 1 - (2 * np.arange(8000) + 1) / 8000
+    turn = np.arange(8000) * np.pi * (3 - np.sqrt(5))
+    normals = np.stack([np.sqrt(1 - height**2) * np.cos(turn), np.sqrt(1 - height**2) * np.sin(turn), height], axis=1)
+    points = 80 * normals
+    dense = densify(points, normals, 20_000)
+    assert len(dense) == 20_000
+    assert np.abs(np.linalg.norm(dense, axis=1) - 80).max() < 0.15
+    # Nearer to one another than the samples, as so many points are.
+    spacing = [np.median(cKDTree(cloud).query(cloud[::10], 9)[0][:, 8]) for cloud in (points, dense)]
+    assert spacing[1] / spacing[0] == pytest.approx(np.sqrt(8000 / 20_000), rel=0.1)
+    assert len(densify(points, normals, 500)) == 500
+
+
+def test_trains_on_simulated_captures(shared, tmp_path):
+    """From the simulator's files to weights: a cohort is a folder like a laboratory's."""
+    pytest.importorskip("embreex", reason="embreex (extra 'training') is not installed")
+    from training import cohort
+
+    plan = replace(cohort.PLANS["lafas-sim"], device="clean", hair=0.0)
+    for index in range(3):
+        cohort.make_subject(index, plan, "train", shared / "face-model", tmp_path)
+    config = {**TINY, "split": {"validation": 0.3, "test": 0.3}}
+    card = run_trainer(tmp_path, tmp_path / "run", config=config, epochs=1)
+    assert [split["subjects"] for split in card["data"]["splits"].values()] == [1, 1, 1]
+    assert card["labels"] == list(load_scheme().labels)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loop, loss, measures
+
+
+class Line:
+    """A toy task: learn y = 2 x."""
+
+    size = 8
+
+    def __init__(self, errors=None) -> None:
+        self.errors = errors
+        self.seen = 0
+
+    def build(self):
+        torch.manual_seed(0)
+        return torch.nn.Linear(1, 1)
+
+    def batches(self, epoch, samples, batch_size, rank, world):
+        for chosen in split_batches(np.arange(samples), batch_size, rank, world):
+            yield torch.from_numpy(chosen[:, None] / 8).float()
+
+    def loss(self, network, batch):
+        return ((network(batch) - 2 * batch) ** 2).mean()
+
+    def validate(self, network):
+        self.seen += 1
+        return {"error_mm": self.errors[self.seen - 1] if self.errors else abs(2 - float(network.weight.detach()))}
+
+
+def test_early_stopping_and_best_weights(tmp_path):
+    task = Line([5.0, 3.0, 4.0, 4.0, 4.0, 1.0])
+    network, history = train(task, Recipe(epochs=50, early_stop=3), tmp_path, torch.device("cpu"))
+    assert len(history) == 5
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
+    assert torch.equal(network.weight, best["weight"])
+    assert not torch.equal(best["weight"], last["weight"])
+
+
+def test_rate_halves_on_a_plateau(tmp_path):
+    task = Line([1.0] * 20)
+    train(task, Recipe(epochs=6, early_stop=0, patience=2, learning_rate=0.5), tmp_path, torch.device("cpu"))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["state"]["rate"] == 0.25
+    assert saved["optimizer"]["param_groups"][0]["lr"] == 0.125
+
+
+def test_loop_learns_and_keeps_to_its_time(tmp_path):
+    recipe = Recipe(epochs=60, early_stop=0, learning_rate=0.05, batch_size=4)
+    _, history = train(Line(), recipe, tmp_path / "a", torch.device("cpu"))
+    assert len(history) == 60 and history[-1]["error_mm"] < 0.1 * history[0]["error_mm"]
+    _, history = train(Line(), recipe, tmp_path / "b", torch.device("cpu"), minutes=1e-6)
+    assert len(history) == 1
+
+
+def test_divergence_is_said(tmp_path):
+    with pytest.raises(FloatingPointError, match="diverged"):
+        train(Line([1.0, float("nan")]), Recipe(epochs=3), tmp_path, torch.device("cpu"))
+
+
+def test_mixed_precision_runs_where_asked_for(tmp_path):
+    _, history = train(Line(), Recipe(epochs=2, precision="bfloat16"), tmp_path, torch.device("cpu"))
+    assert np.isfinite(history[-1]["loss"])
+
+
+@pytest.mark.parametrize(("count", "size", "world"), [(12, 16, 2), (1200, 16, 1), (13, 4, 3), (5, 2, 4)])
+def test_every_process_gets_as_many_batches_and_every_example_is_used(count, size, world):
+    parts = [split_batches(np.arange(count), size, rank, world) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    assert sorted(np.concatenate([batch for part in parts for batch in part])) == list(range(count))
+    assert max(len(batch) for part in parts for batch in part) <= size
+    with pytest.raises(ValueError, match="too few"):
+        split_batches(np.arange(world - 1), size, 0, world)
+
+
+def test_undefined_landmarks_have_no_part_in_the_loss():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(3, 6, 3, generator=generator, dtype=torch.float64) * 50
+    predicted = (target + torch.randn(3, 6, 3, generator=generator, dtype=torch.float64)).requires_grad_()
+    known = torch.ones(3, 6, dtype=torch.bool)
+    known[:, 2] = False
+    blank = torch.where(known[..., None], target, torch.nan)
+    loss = LandmarkLoss()(predicted, blank, known)
+    others = [0, 1, 3, 4, 5]
+    assert loss.item() == pytest.approx(LandmarkLoss()(predicted[:, others], target[:, others]).item(), rel=1e-12)
+    loss.backward()
+    assert (predicted.grad[:, 2] == 0).all()
+    assert torch.isfinite(predicted.grad).all() and (predicted.grad[:, others].abs().sum(dim=-1) > 0).all()
+
+
+def test_measures_are_those_of_a_case_worked_out():
+    truth = np.array([[[0.0, 0, 0], [10, 0, 0], [0, 10, 0]], [[0, 0, 0], [10, 0, 0], [np.nan] * 3]])
+    predicted = np.zeros((2, 3, 3))
+    predicted[:, 1], predicted[:, 2] = [13, 0, 0], [0, 10, 0]
+    result = measure(predicted, truth, ("a", "b", "c"))
+    assert result["point_wise_mm"] == pytest.approx((3 + 3) / 5)
+    distances = [3, 0, np.hypot(13, 10) - np.hypot(10, 10), 3]
+    assert result["distance_wise_mm"] == pytest.approx(np.mean(distances), abs=1e-4)
+    assert result["landmarks"]["b"] == {"mean_mm": 3.0, "sd_mm": 0.0, "subjects": 2}
+    assert result["landmarks"]["c"]["subjects"] == 1
+
+
+def test_mean_landmarks_are_over_those_that_have_them():
+    first, second = np.array([[1.0, 2, 3], [np.nan] * 3]), np.array([[3.0, 2, 1], [4, 5, 6]])
+    np.testing.assert_array_equal(mean_landmarks([first, second]), [[2, 2, 2], [4, 5, 6]])

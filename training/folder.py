@@ -1,0 +1,324 @@
+"""A laboratory's folder of scans: which files belong together, which landmarks there are, who is in which split, and
+where each scan lies in the reference frame.
+
+The folder holds ``<subject>.<mesh suffix>`` (any format the library reads) and ``<subject>.mrk.json``, ``.fcsv`` or
+``.txt`` (LAFAS: ``name<TAB>(x,y,z)``) for each subject. Whatever cannot be used is named with the reason, never dropped
+silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.align import align_to_reference
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.read_scan import SUPPORTED_SUFFIXES, read_scan
+from PALNetLandmarksLib.reference import ReferenceFace
+from PALNetLandmarksLib.scheme import Landmark, LandmarkScheme, load_scheme
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
+
+LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".txt")
+
+#: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
+FAR_FROM_SCAN_MM = 10.0
+
+#: A landmark that fewer training subjects have cannot be learnt.
+LEAST_SUBJECTS = 3
+
+#: Radius (mm) of the skin whose mean normal is a landmark's direction of view.
+_NORMAL_RADIUS_MM = 9.0
+
+#: Mean landmarks whose mirror image lies within this distance (mm) of another are its counterpart.
+_COUNTERPART_MM = 8.0
+
+
+class TrainingDataError(LandmarkingError):
+    """A folder cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One scan and its landmark file."""
+
+    name: str
+    scan: Path
+    landmarks: Path
+
+
+@dataclass(frozen=True)
+class AlignedScan:
+    """Where the face lies in a subject's scan, as the library's alignment finds it, and its landmarks there.
+
+    ``transform`` (4, 4) rigid, from the file's coordinates times ``mm_per_unit`` to the canonical frame (LPS mm);
+    ``landmarks`` (L, 3) canonical, mm of the subject, NaN where undefined; ``face_scale`` as in ``Alignment``.
+    """
+
+    subject: Subject
+    transform: NDArray[np.float64]
+    mm_per_unit: float
+    inside_out: bool
+    face_scale: float
+    landmarks: NDArray[np.float64]
+
+    def mesh(self) -> TriangleMesh:
+        """The scan in the canonical frame, mm of the subject; read again from its file."""
+        return _placed(read_scan(self.subject.scan), self.transform, self.mm_per_unit, self.inside_out)
+
+
+def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
+    """Pair the files of ``folder`` by name; returns the subjects and, for what is left out, the reason.
+
+    Raises
+    ------
+    TrainingDataError
+        If the folder has no pair.
+    """
+    scans: dict[str, list[Path]] = {}
+    landmarks: dict[str, list[Path]] = {}
+    if not folder.is_dir():
+        raise TrainingDataError(f"'{folder}' is no folder; give the folder with the scans.")
+    for path in sorted(folder.iterdir()):
+        name = path.name.lower()
+        if name.startswith(".") or not path.is_file():
+            continue
+        for suffix in LANDMARK_SUFFIXES:
+            if name.endswith(suffix):
+                landmarks.setdefault(path.name[: -len(suffix)], []).append(path)
+        if path.suffix.lower() in SUPPORTED_SUFFIXES:
+            scans.setdefault(path.stem, []).append(path)
+    subjects, left_out = [], {}
+    for name in sorted(scans):
+        found = landmarks.get(name, [])
+        if len(scans[name]) > 1:
+            left_out[name] = f"there are {len(scans[name])} scans of that name; keep one"
+        elif not found:
+            left_out[name] = "it has no landmark file"
+        elif len(found) > 1:
+            left_out[name] = f"it has {len(found)} landmark files; keep one"
+        else:
+            subjects.append(Subject(name, scans[name][0], found[0]))
+    for name in sorted(set(landmarks) - set(scans)):
+        if not landmarks[name][0].name.lower().endswith(".txt"):
+            left_out[name] = "its landmark file has no scan"
+    if not subjects:
+        raise TrainingDataError(
+            f"'{folder}' holds no scan with a landmark file of the same name; put <subject>.ply and <subject>.mrk.json "
+            "there, or other kinds of meshes and .fcsv or .txt."
+        )
+    return subjects, left_out
+
+
+def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, LandmarkSet], dict[str, str]]:
+    """The landmarks of every subject, as in the files; and the subjects whose file cannot be read, with the reason."""
+    sets, left_out = {}, {}
+    for subject in subjects:
+        try:
+            sets[subject.name] = read_landmarks(subject.landmarks)
+        except LandmarkingError as error:
+            left_out[subject.name] = str(error)
+    return sets, left_out
+
+
+def read_scheme(path: Path) -> LandmarkScheme:
+    """Read a landmark scheme like the bundled one; of each landmark, only ``label`` must be there.
+
+    Raises
+    ------
+    TrainingDataError
+        If the file is none.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entries = [entry if isinstance(entry, dict) else {"label": str(entry)} for entry in document["landmarks"]]
+        labels = [str(entry["label"]) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingDataError(f"'{path}' is no landmark scheme ({error}); see LandmarkScheme.json.") from error
+    if not labels or len(set(labels)) < len(labels):
+        raise TrainingDataError(f"The landmark scheme '{path}' has no labels or has one twice; give each its own.")
+    fields = ("name", "side", "region", "definition")
+    return LandmarkScheme(
+        name=str(document.get("name", path.stem)),
+        landmarks=tuple(
+            Landmark(label=label, **{field: str(entry.get(field, "")) for field in fields})
+            for label, entry in zip(labels, entries)
+        ),
+    )
+
+
+def scheme_of(sets: Iterable[LandmarkSet], name: str) -> LandmarkScheme:
+    """The landmarks that the training files name: in the first file's order, then those that only later ones have.
+
+    The bundled scheme, in its own order, if the labels are exactly its.
+    """
+    labels = tuple(dict.fromkeys(label for landmarks in sets for label in landmarks.labels))
+    bundled = load_scheme()
+    if set(labels) == set(bundled.labels):
+        return bundled
+    return LandmarkScheme(name=name, landmarks=tuple(Landmark(label, label, "", "", "") for label in labels))
+
+
+def without_rare(
+    scheme: LandmarkScheme, sets: Iterable[LandmarkSet], warn: Callable[[str], None], least: int = LEAST_SUBJECTS
+) -> LandmarkScheme:
+    """``scheme`` without the landmarks that fewer than ``least`` of ``sets`` define; says which.
+
+    Raises
+    ------
+    TrainingDataError
+        If none is left.
+    """
+    counts = Counter(label for landmarks in sets for label, there in zip(landmarks.labels, landmarks.defined) if there)
+    kept = tuple(landmark for landmark in scheme.landmarks if counts[landmark.label] >= least)
+    for landmark in scheme.landmarks:
+        if counts[landmark.label] < least:
+            warn(f"Landmark '{landmark.label}' is left out: only {counts[landmark.label]} training subjects have it.")
+    if not kept:
+        raise TrainingDataError(f"No landmark is defined on {least} training subjects or more; add subjects.")
+    return scheme if len(kept) == len(scheme) else replace(scheme, landmarks=kept)
+
+
+def split_names(names: Sequence[str], validation: float, test: float, seed: int) -> dict[str, list[str]]:
+    """Cut ``names`` into training, validation and test by a seeded shuffle.
+
+    Parameters
+    ----------
+    validation, test : shares (0 to 1); a share above 0 gives at least one name.
+
+    Raises
+    ------
+    TrainingDataError
+        If nothing is left to train on.
+    """
+    order = [sorted(names)[i] for i in np.random.default_rng([seed, 1]).permutation(len(names))]
+    counts = [max(1, round(share * len(names))) if share > 0 else 0 for share in (validation, test)]
+    if len(names) - sum(counts) < 1:
+        raise TrainingDataError(f"{len(names)} subjects are too few to train, validate and test on; add some.")
+    first, second = counts[0], sum(counts)
+    return {
+        "training": sorted(order[second:]),
+        "validation": sorted(order[:first]),
+        "test": sorted(order[first:second]),
+    }
+
+
+def align_scans(
+    subjects: Sequence[Subject],
+    sets: dict[str, LandmarkSet],
+    labels: tuple[str, ...],
+    reference: ReferenceFace,
+    cache: Path,
+    unit: str | None = None,
+    workers: int = 1,
+    done: Callable[[str], None] = lambda name: None,
+) -> tuple[list[AlignedScan], dict[str, str]]:
+    """Align every scan by the library's own step; what it finds is kept in ``cache`` for the next run.
+
+    Returns the aligned scans and, for those refused, the reason.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+
+    def attempt(subject: Subject) -> AlignedScan | str:
+        try:
+            return _align(subject, sets[subject.name].ordered(labels), reference, cache, unit)
+        except LandmarkingError as error:
+            return str(error)
+        finally:
+            done(subject.name)
+
+    with ThreadPoolExecutor(workers) as executor:
+        results = list(executor.map(attempt, subjects))
+    aligned = [result for result in results if isinstance(result, AlignedScan)]
+    refused = {s.name: result for s, result in zip(subjects, results) if isinstance(result, str)}
+    return aligned, refused
+
+
+def mean_landmarks(landmarks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean (L, 3) over subjects (L, 3) each, of every landmark over those that have it."""
+    table = np.array(list(landmarks))
+    known = np.isfinite(table).all(axis=2, keepdims=True)
+    return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
+
+
+def reference_with(reference: ReferenceFace, labels: tuple[str, ...], means: NDArray[np.float64]) -> ReferenceFace:
+    """The reference face with other mean landmarks (L, 3), and the mean normals of its skin around them."""
+    tree = cKDTree(reference.points)
+    normals = []
+    for point in means:
+        near = tree.query_ball_point(point, _NORMAL_RADIUS_MM) or tree.query(point, 30)[1]
+        normal = reference.normals[near].mean(axis=0)
+        normals.append(normal / np.linalg.norm(normal))
+    return replace(reference, labels=labels, landmarks=means, landmark_normals=np.array(normals))
+
+
+def counterparts(means: NDArray[np.float64]) -> tuple[int, ...]:
+    """For each mean landmark (L, 3; canonical frame) its left-right counterpart; itself on the midline, -1 for none.
+
+    From where they lie, so that any labels will do: two landmarks are counterparts if each is nearest to the other's
+    mirror image.
+    """
+    distance = cdist(means * (-1.0, 1.0, 1.0), means)
+    nearest = distance.argmin(axis=1)
+    return tuple(int(j) if nearest[j] == i and distance[i, j] <= _COUNTERPART_MM else -1 for i, j in enumerate(nearest))
+
+
+def reference_digest(reference: ReferenceFace) -> str:
+    """Short hash of the surface that scans are aligned to."""
+    content = reference.points.tobytes() + reference.region_of_interest.tobytes()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _align(
+    subject: Subject, landmarks: LandmarkSet, reference: ReferenceFace, cache: Path, unit: str | None
+) -> AlignedScan:
+    note = cache / f"{subject.name}.json"
+    stat = subject.scan.stat()
+    key = [subject.scan.name, stat.st_size, stat.st_mtime_ns, unit, reference_digest(reference)]
+    mesh = read_scan(subject.scan)
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    if found.get("key") != key:
+        alignment = align_to_reference(mesh, reference, unit)
+        found = {
+            "key": key,
+            "transform": alignment.transform.tolist(),
+            "mm_per_unit": alignment.mm_per_unit,
+            "inside_out": alignment.inside_out,
+            "face_scale": alignment.face_scale,
+        }
+        note.write_text(json.dumps(found), encoding="utf-8")
+    transform, mm_per_unit = np.array(found["transform"]), float(found["mm_per_unit"])
+    if subject.landmarks.suffix.lower() != ".txt":  # LAFAS's points are the numbers of the scan's own file
+        landmarks = landmarks.in_coordinate_system(mesh.coordinate_system)
+    points = _apply(landmarks.points, transform, mm_per_unit)
+    if not landmarks.defined.any():
+        raise TrainingDataError(f"'{subject.landmarks.name}' defines none of the landmarks; place them or remove it.")
+    placed = _placed(mesh, transform, mm_per_unit, found["inside_out"])
+    distance = float(np.median(cKDTree(placed.points).query(points[landmarks.defined])[0]))
+    if distance > FAR_FROM_SCAN_MM:
+        raise TrainingDataError(
+            f"The landmarks in '{subject.landmarks.name}' do not lie on '{subject.scan.name}' (median distance "
+            f"{distance:.0f} mm); check that they belong to this scan and have its coordinate system and unit."
+        )
+    return AlignedScan(subject, transform, mm_per_unit, found["inside_out"], float(found["face_scale"]), points)
+
+
+def _placed(mesh: TriangleMesh, transform: NDArray[np.float64], mm_per_unit: float, inside_out: bool) -> TriangleMesh:
+    triangles = mesh.triangles[:, ::-1] if inside_out else mesh.triangles
+    return TriangleMesh(_apply(mesh.points, transform, mm_per_unit), triangles, mesh.name)
+
+
+def _apply(points: NDArray[np.float64], transform: NDArray[np.float64], mm_per_unit: float) -> NDArray[np.float64]:
+    return (points * mm_per_unit) @ transform[:3, :3].T + transform[:3, 3]

@@ -1,0 +1,151 @@
+"""What a trained network is and how well it does: measures, and the model card that goes with its weights."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def commit() -> str:
+    """The checkout's commit, with a plus sign if it has uncommitted changes; "unknown" outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        name, changed = (
+            subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + ("+" if changed else "")
+
+
+def measure(predicted: NDArray[np.float64], truth: NDArray[np.float64], labels: tuple[str, ...]) -> dict[str, Any]:
+    """Errors as the paper reports them, in millimetres.
+
+    Parameters
+    ----------
+    predicted, truth : (subjects, L, 3) mm; NaN in the truth where a landmark is undefined.
+
+    Returns
+    -------
+    ``point_wise_mm``: mean distance over all defined landmarks, with ``median_mm`` and ``point_wise_sd_mm``.
+    ``distance_wise_mm``: mean absolute error of the distances between the landmarks of a subject.
+    ``landmarks``: for each label mean, standard deviation (``None`` where never defined) and number of subjects.
+    """
+    errors = np.linalg.norm(predicted - truth, axis=2)
+    pairs = np.array(list(combinations(range(len(labels)), 2)), dtype=int).reshape(-1, 2)
+    lengths = [np.linalg.norm(points[:, pairs[:, 0]] - points[:, pairs[:, 1]], axis=2) for points in (predicted, truth)]
+    distances = np.abs(lengths[0] - lengths[1])
+    per_landmark = {}
+    for label, column in zip(labels, errors.T):
+        known = column[np.isfinite(column)]
+        per_landmark[label] = {
+            "mean_mm": _rounded(known.mean()) if len(known) else None,
+            "sd_mm": _rounded(known.std()) if len(known) else None,
+            "subjects": len(known),
+        }
+    known = errors[np.isfinite(errors)]
+    distances = distances[np.isfinite(distances)]
+    return {
+        "subjects": len(errors),
+        "point_wise_mm": _rounded(known.mean()) if len(known) else None,
+        "point_wise_sd_mm": _rounded(known.std()) if len(known) else None,
+        "median_mm": _rounded(np.median(known)) if len(known) else None,
+        "distance_wise_mm": _rounded(distances.mean()) if len(distances) else None,
+        "landmarks": per_landmark,
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions that the result may depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``model-card.json`` and ``model-card.md`` into ``folder``.
+
+    ``facts``: ``name``, ``architecture``, ``parameters``, ``weights`` (file, sha256, dtype, bytes), ``data`` (folders,
+    subjects per split, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``, ``epochs``,
+    ``best`` (the validation measures of the best epoch) and ``test`` (from :func:`measure`, or ``None``).
+    """
+    card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+    card["software"] = software()
+    (folder / "model-card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+    (folder / "model-card.md").write_text(_markdown(card), encoding="utf-8")
+
+
+def _markdown(card: Mapping[str, Any]) -> str:
+    data, weights, test, best = card["data"], card["weights"], card["test"], card["best"]
+    lines = [
+        f"# Model card: {card['name']}",
+        "",
+        f"{card['architecture']}, {card['parameters']:,} parameters, {len(card['labels'])} landmarks.",
+        "For research use; not a medical device.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Weights | `{weights['file']}`, {weights['bytes'] / 1e6:.1f} MB, {weights['dtype']} |",
+        f"| SHA-256 | `{weights['sha256']}` |",
+        f"| Date | {card['date']} |",
+        f"| Commit | {card['commit']} |",
+        f"| Seed | {card['seed']} |",
+        f"| Device | {card['device']}, {card['processes']} process(es) |",
+        f"| Software | {', '.join(f'{name} {version}' for name, version in card['software'].items())} |",
+        "",
+        "## Data",
+        "",
+        "| split | from | subjects |",
+        "|---|---|---|",
+        *(f"| {name} | `{split['folder']}` | {split['subjects']} |" for name, split in data["splits"].items()),
+        "",
+    ]
+    if data["left_out"]:
+        lines += [f"Left out ({len(data['left_out'])}):", ""]
+        lines += [f"- {name}: {reason}" for name, reason in data["left_out"].items()]
+        lines.append("")
+    lines += [
+        "## Results",
+        "",
+        f"Best of {card['epochs']} epochs on the validation split (which chose it): epoch {best['epoch']}, "
+        f"{best['error_mm']:.3f} mm.",
+        "",
+    ]
+    if test is None:
+        lines += ["No test split was given.", ""]
+    else:
+        lines += [
+            f"Test split ({test['subjects']} subjects, used for no choice), network output before it is put on the "
+            "surface, weights as stored:",
+            "",
+            f"- mean point-wise error {_text(test['point_wise_mm'])} mm (SD {_text(test['point_wise_sd_mm'])}, "
+            f"median {_text(test['median_mm'])})",
+            f"- mean distance-wise error {_text(test['distance_wise_mm'])} mm",
+            "",
+            "| landmark | mean (mm) | SD (mm) | subjects |",
+            "|---|---|---|---|",
+            *(
+                f"| {label} | {_text(row['mean_mm'])} | {_text(row['sd_mm'])} | {row['subjects']} |"
+                for label, row in test["landmarks"].items()
+            ),
+            "",
+        ]
+    lines += ["## Configuration", "", "```json", json.dumps(card["config"], indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)
+
+
+def _text(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
