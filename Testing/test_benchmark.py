@@ -1,0 +1,204 @@
+"""The benchmark's figures against numbers worked out by hand, and its table of results on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PALNetLandmarksLib.mesh import TriangleMesh
+
+metrics = pytest.importorskip("training.benchmarks.metrics")
+
+
+def test_rotation_angle() -> None:
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    half = np.diag([-1.0, -1.0, 1.0])
+    tiny = 1e-6
+    small = np.array([[1, -tiny, 0], [tiny, 1, 0], [0, 0, 1]])
+    assert metrics.rotation_angle(np.eye(3), np.eye(3)) == 0
+    assert metrics.rotation_angle(np.eye(3), quarter) == pytest.approx(90)
+    assert metrics.rotation_angle(quarter, half) == pytest.approx(90)
+    assert metrics.rotation_angle(np.eye(3), half) == pytest.approx(180)
+    assert metrics.rotation_angle(np.eye(3), small) == pytest.approx(np.degrees(tiny), rel=1e-6)
+
+
+def test_axis_rotations_are_the_24_of_the_cube() -> None:
+    rotations = metrics.axis_rotations()
+    assert rotations.shape == (24, 3, 3)
+    assert len({tuple(rotation.ravel()) for rotation in rotations}) == 24
+    np.testing.assert_array_equal(rotations[0], np.eye(3))
+    for rotation in rotations:
+        np.testing.assert_array_equal(rotation @ rotation.T, np.eye(3))
+        assert np.linalg.det(rotation) == pytest.approx(1)
+
+
+def test_spread_is_measured_from_the_mean() -> None:
+    # One landmark at 0, 0 and 3 on the x axis: mean 1, distances 1, 1, 2; the other stands still.
+    points = np.zeros((3, 2, 3))
+    points[2, 0, 0] = 3.0
+    rms, largest = metrics.spread(points)
+    np.testing.assert_allclose(rms, [np.sqrt(2.0), 0])
+    np.testing.assert_allclose(largest, [2, 0])
+
+
+def test_summary_leaves_out_what_is_unknown() -> None:
+    figures = metrics.summary(np.array([[1.0, 2.0, np.nan], [3.0, 14.0, np.nan]]))
+    assert figures["n"] == 4
+    assert figures["mean"] == 5
+    assert figures["median"] == 2.5
+    assert figures["max"] == 14
+    assert figures["sd"] == pytest.approx(np.sqrt((16 + 9 + 4 + 81) / 3))
+    assert figures["share_above_10_mm"] == 0.25
+    assert np.isnan(metrics.summary(np.full(3, np.nan))["mean"])
+
+
+def test_missing_rates() -> None:
+    visible = np.array([[True, True, True, True], [False, False, False, True]])
+    missing = np.array([[False, False, True, False], [True, True, False, False]])
+    assert metrics.missing_rates(visible, missing) == {
+        "hidden": 3,
+        "hidden_reported_missing": pytest.approx(2 / 3),
+        "visible": 5,
+        "visible_reported_missing": pytest.approx(1 / 5),
+    }
+
+
+def test_calibration_of_a_gaussian() -> None:
+    rng = np.random.default_rng(1)
+    deviations = rng.uniform(0.2, 3.0, 20_000)
+    errors = np.linalg.norm(rng.normal(size=(20_000, 3)) * deviations[:, None], axis=1)
+    figures = metrics.calibration(errors, deviations)
+    assert figures["within_95"] == pytest.approx(0.95, abs=0.006)
+    # The mean length of a standard Gaussian in space is sqrt(8 / pi); the fifths have mean deviations 0.48 and 2.72.
+    assert figures["most_certain_mm"] == pytest.approx(0.48 * np.sqrt(8 / np.pi), rel=0.03)
+    assert figures["least_certain_mm"] == pytest.approx(2.72 * np.sqrt(8 / np.pi), rel=0.03)
+    assert figures["rank_correlation"] > 0.6
+    assert metrics.calibration(errors, deviations / 2)["within_95"] < 0.75
+
+
+def test_calibration_of_deviations_that_rank_the_errors() -> None:
+    errors = np.arange(1.0, 11.0)
+    figures = metrics.calibration(errors, errors / 10)
+    assert figures["rank_correlation"] == pytest.approx(1)
+    assert figures["most_certain_mm"] == 1.5
+    assert figures["least_certain_mm"] == 9.5
+    assert figures["within_95"] == 0  # each error is ten deviations
+
+
+def test_subdivision_keeps_the_surface_and_counts_what_it_makes() -> None:
+    speed = _speed()
+    square = TriangleMesh(
+        np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int64)
+    )
+    fine = speed.subdivide(speed.subdivide(square))
+    assert len(fine.points) == speed.vertices_after(square, 2) == 25
+    assert len(fine.triangles) == 32
+    areas, normals = fine.triangle_areas_and_normals
+    np.testing.assert_allclose(areas, 1 / 32)
+    np.testing.assert_allclose(normals, np.tile([0, 0, 1], (32, 1)), atol=1e-12)
+    assert len(np.unique(fine.points, axis=0)) == 25
+
+
+def test_a_mesh_of_about_the_vertices_asked_for() -> None:
+    speed = _speed()
+    solids = pytest.importorskip("training.benchmarks.solids")
+    ball = solids.solid([solids.ellipsoid_distance((0, 0, 0), np.full(3, 50.0))], "ball")
+    for count in (2_000, 20_000, 60_000):
+        mesh = speed.with_vertices(ball, count)
+        assert len(mesh.points) == pytest.approx(count, rel=0.02)
+        assert mesh.triangle_areas_and_normals[0].sum() == pytest.approx(4 * np.pi * 50**2, rel=0.01)
+
+
+def test_solids_are_closed_and_wound_outwards() -> None:
+    solids = pytest.importorskip("training.benchmarks.solids")
+    rod = solids.solid([solids.capsule_distance((0, 0, -40), (0, 0, 40), 20.0)], "rod")
+    corners = rod.points[rod.triangles]
+    volume = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    assert volume == pytest.approx(np.pi * 20**2 * 80 + 4 / 3 * np.pi * 20**3, rel=0.03)
+    edges = np.sort(rod.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_alignment_row_counts_the_hopeless_apart() -> None:
+    alignment = pytest.importorskip("training.benchmarks.alignment")
+
+    def outcome(verdict: str, hopeless: str = "", returned: bool = False) -> object:
+        return alignment.Outcome("test", "stereo", "mm", 40, verdict, hopeless, returned)
+
+    good = [outcome("right")] * 399
+    row = alignment.alignment_row([*good, outcome("refused"), outcome("refused", "only 3 landmarks in view")], "own")
+    assert (row.met, row.n, row.details["possible"]) == (True, 401, 400)
+    assert len(row.details["hopeless"]) == 1
+    # A wrong one that gets through misses the target, whether or not anybody could have aligned it.
+    for hopeless in ("", "only 3 landmarks in view"):
+        row = alignment.alignment_row([*good, outcome("wrong", hopeless, returned=True)], "own")
+        assert row.met is False and row.details["wrong_and_returned"] == 1
+    assert (
+        alignment.alignment_row([*good, outcome("refused"), outcome("refused"), outcome("refused")], "own").met is False
+    )
+
+
+def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> None:
+    accuracy = pytest.importorskip("training.benchmarks.accuracy")
+    from PALNetLandmarksLib.scheme import load_scheme
+
+    scheme = load_scheme()
+    inner = {label for label, chosen in zip(scheme.labels, accuracy.inner_landmarks(scheme)) if chosen}
+    assert {"G", "N", "Pg", "Gn", "Ex_R", "Is_L", "Or_L", "Al_R", "Ch_L", "Cph_R"} <= inner
+    assert not {"Tr", "T_R", "Go_L", "Zy_R", "Ft_L", "Chk_R"} & inner
+    assert len(inner) == 31
+
+
+def test_results_of_several_runs_make_one_table(tmp_path: Path) -> None:
+    report = pytest.importorskip("training.benchmarks.report")
+    from training.benchmarks.row import Row
+
+    facts = {
+        "command": "python -m training.benchmark",
+        "commit": "0123456789ab",
+        "seed": 7,
+        "weights_version": "1",
+        "weights_sha256": "f" * 64,
+        "machine": {"processor": "p", "cores": 2, "python": "3.11", "numpy": "2"},
+        "when": "now",
+        "seconds": 1.0,
+    }
+    report.save_rows(tmp_path, "second", [Row("b", "≤ 1", "2", False, 3, {"x": np.float64(0.5)})], facts)
+    report.save_rows(tmp_path, "first", [Row("a", "—", "1", None, 3)], facts)
+    report.write_report(tmp_path, report.collect(tmp_path, ["first", "absent", "second"]))
+    document = json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
+    assert [result["benchmark"] for result in document["results"]] == ["first", "second"]
+    assert document["results"][1]["rows"][0]["details"] == {"x": 0.5}
+    text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
+    assert "| b | ≤ 1 | 2 | NO | 3 |" in text and "0123456789ab" in text
+
+
+def test_a_missing_open3d_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    fpfh_ransac = pytest.importorskip("training.fpfh_ransac")
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(ImportError, match=r"published-baseline.*libusb"):
+        fpfh_ransac.load_open3d()
+
+
+def test_published_registration_finds_the_sample(resources: Path) -> None:
+    fpfh_ransac = pytest.importorskip("training.fpfh_ransac")
+    try:
+        fpfh_ransac.load_open3d()
+    except ImportError as error:
+        pytest.skip(str(error))
+    from PALNetLandmarksLib.align import align_to_reference
+    from PALNetLandmarksLib.read_scan import read_scan
+    from PALNetLandmarksLib.reference import load_reference
+
+    mesh, reference = read_scan(resources / "SampleScan.ply"), load_reference()
+    own = align_to_reference(mesh, reference, "mm").transform
+    published = fpfh_ransac.align_fpfh_ransac(mesh, reference, "mm").transform
+    assert metrics.rotation_angle(own[:3, :3], published[:3, :3]) < 10
+
+
+def _speed():
+    pytest.importorskip("fast_simplification")
+    return pytest.importorskip("training.benchmarks.speed")

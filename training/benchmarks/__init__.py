@@ -1,0 +1,1 @@
+"""The rows of ``training.benchmark``: each module measures one thing and returns ``Row``s."""

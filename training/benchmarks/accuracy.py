@@ -1,0 +1,206 @@
+"""Point-wise error on clinic-like captures of test identities, without annotator noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.detection import Detection
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
+
+from .captures import TestCapture, make_captures
+from .metrics import Array, calibration, distances, missing_rates, summary
+from .row import Row, Settings
+from .work import detector, reference, spread_work
+
+MEAN_TARGET_MM = 1.5
+INNER_TARGET_MM = 1.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One capture: errors (L,) of detector and projected template in mm, deviations (L,), or why it was refused."""
+
+    capture: str
+    visible: NDArray[np.bool_]
+    errors: Optional[Array] = None  # noqa: UP045
+    template_errors: Optional[Array] = None  # noqa: UP045
+    deviations: Optional[Array] = None  # noqa: UP045
+    missing: Optional[NDArray[np.bool_]] = None  # noqa: UP045
+    message: str = ""
+
+
+def measure_accuracy(settings: Settings) -> list[Row]:
+    """The shipped network, the template alone, and PAL-Net if its weights are given."""
+    captures = make_captures("clinic", settings.clinic_captures, settings.model, settings.cache, settings.workers)
+    scheme = load_scheme()
+    measured = _measure_all(captures, settings.weights, settings.workers, "accuracy")
+    rows = accuracy_rows(measured, scheme)
+    if settings.palnet is not None:
+        rows.append(palnet_row(_measure_all(captures, settings.palnet, settings.workers, "PAL-Net"), scheme))
+    return rows
+
+
+def inner_landmarks(scheme: LandmarkScheme) -> NDArray[np.bool_]:
+    """(L,) bool: eyes, nose, mouth and midline less Tr."""
+    return np.array(
+        [
+            (landmark.region in ("eyes", "nose", "mouth") or landmark.side == "midline") and landmark.label != "Tr"
+            for landmark in scheme.landmarks
+        ]
+    )
+
+
+def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[Row]:
+    """Rows of the error over all and over the inner landmarks, the template, missing landmarks, and certainty."""
+    done = [one for one in measured if one.errors is not None]
+    if not done:
+        return [Row("point-wise error", "≤ 1.5 mm", "every capture was refused", False, len(measured))]
+    visible, missing = np.array([one.visible for one in done]), np.array([one.missing for one in done])
+    errors = np.where(visible, np.array([one.errors for one in done]), np.nan)
+    template = np.where(visible, np.array([one.template_errors for one in done]), np.nan)
+    deviations = np.array([one.deviations for one in done])
+    inner = inner_landmarks(scheme)
+    rates = missing_rates(visible, missing)
+    certainty = calibration(errors, deviations)
+    refused = [{"capture": one.capture, "message": one.message} for one in measured if one.errors is None]
+    all_errors = summary(errors)
+    what = "point-wise error, clinic-like captures of test identities, no annotator noise"
+    return [
+        Row(
+            f"{what}: mean over 50",
+            f"≤ {MEAN_TARGET_MM} mm",
+            _in_words(all_errors) + (f"; {len(refused)} captures refused" if refused else ""),
+            all_errors["mean"] <= MEAN_TARGET_MM and not refused,
+            len(measured),
+            {
+                **all_errors,
+                "refused": refused,
+                "landmarks": per_landmark(errors, scheme),
+                "worst": _worst(done, scheme),
+            },
+        ),
+        _inner_row(what, errors[:, inner], refused),
+        Row(
+            "same, the projected template alone",
+            "—",
+            f"{_in_words(summary(template))}; inner {summary(template[:, inner])['mean']:.2f} mm",
+            None,
+            len(measured),
+            {**summary(template), "inner": summary(template[:, inner]), "landmarks": per_landmark(template, scheme)},
+        ),
+        Row(
+            "landmarks that the scan does not show",
+            "—",
+            f"{100 * rates['hidden_reported_missing']:.0f} % of {rates['hidden']} hidden ones reported missing, "
+            f"{100 * rates['visible_reported_missing']:.2f} % of {rates['visible']} visible ones wrongly",
+            None,
+            len(measured),
+            rates,
+        ),
+        Row(
+            "standard deviations that go with the landmarks",
+            "—",
+            f"truth within the 95 % region in {100 * certainty['within_95']:.1f} %; most certain fifth "
+            f"{certainty['most_certain_mm']:.2f} mm, least certain {certainty['least_certain_mm']:.2f} mm",
+            None,
+            len(measured),
+            certainty,
+        ),
+    ]
+
+
+def palnet_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:
+    """The row of the published network; landmarks with no point count like any other."""
+    done = [one for one in measured if one.errors is not None]
+    what = "same, published PAL-Net trained on the same data"
+    if not done:
+        return Row(what, "reported beside it", "every capture was refused", None, len(measured))
+    errors = np.array([np.where(one.visible, one.errors, np.nan) for one in done])
+    inner = summary(errors[:, inner_landmarks(scheme)])
+    return Row(
+        what,
+        "reported beside it",
+        f"{_in_words(summary(errors))}; inner {inner['mean']:.2f} mm; {len(measured) - len(done)} refused",
+        None,
+        len(measured),
+        {**summary(errors), "inner": inner, "landmarks": per_landmark(errors, scheme)},
+    )
+
+
+def per_landmark(errors: Array, scheme: LandmarkScheme) -> dict[str, dict[str, float]]:
+    """``summary`` of each column of errors (n, L)."""
+    return {label: summary(column) for label, column in zip(scheme.labels, errors.T)}
+
+
+def measure_capture(capture: TestCapture, weights: Optional[Path]) -> Measured:  # noqa: UP045
+    """Detect on one capture and compare with the truth."""
+    try:
+        mesh = capture.read()
+        detection = detector(weights).detect(mesh)
+    except LandmarkingError as error:
+        return Measured(capture.path.stem, capture.visible, message=str(error))
+    points = detection.points * UNITS[detection.unit]
+    return Measured(
+        capture.path.stem,
+        capture.visible,
+        errors=distances(points, capture.landmarks),
+        template_errors=distances(projected_template(mesh, detection), capture.landmarks),
+        deviations=detection.standard_deviation_mm,
+        missing=detection.missing,
+    )
+
+
+def projected_template(mesh: TriangleMesh, detection: Detection) -> Array:
+    """Mean landmarks of the reference, at the size of the face, on their nearest vertices; scan's frame, mm."""
+    rotation, translation = detection.rigid_transform[:3, :3], detection.rigid_transform[:3, 3]
+    canonical = (mesh.points * UNITS[detection.unit]) @ rotation.T + translation
+    return (place_initial_landmarks(reference().landmarks * detection.face_scale, canonical) - translation) @ rotation
+
+
+def _measure_all(
+    captures: Sequence[TestCapture],
+    weights: Optional[Path],  # noqa: UP045
+    workers: int,
+    description: str,
+) -> list[Measured]:
+    return spread_work(partial(measure_capture, weights=weights), captures, workers, description)
+
+
+def _inner_row(what: str, errors: Array, refused: list[dict[str, str]]) -> Row:
+    figures = summary(errors)
+    return Row(
+        f"{what}: eyes, nose, mouth and midline less Tr",
+        f"≤ {INNER_TARGET_MM} mm",
+        _in_words(figures),
+        figures["mean"] <= INNER_TARGET_MM and not refused,
+        len(errors) + len(refused),
+        figures,
+    )
+
+
+def _in_words(figures: dict[str, float]) -> str:
+    return (
+        f"{figures['mean']:.2f} ± {figures['sd']:.2f} mm (median {figures['median']:.2f}, 95 % below "
+        f"{figures['p95']:.2f}, {100 * figures['share_above_10_mm']:.2f} % above 10 mm)"
+    )
+
+
+def _worst(done: Sequence[Measured], scheme: LandmarkScheme, most: int = 30) -> list[dict[str, Any]]:
+    """The largest errors of visible landmarks, to look at."""
+    found = [
+        {"capture": one.capture, "label": label, "error_mm": float(error), "standard_deviation_mm": float(deviation)}
+        for one in done
+        for label, error, deviation, seen in zip(scheme.labels, one.errors, one.deviations, one.visible)  # type: ignore[arg-type]
+        if seen
+    ]
+    return sorted(found, key=lambda entry: -entry["error_mm"])[:most]

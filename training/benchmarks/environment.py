@@ -1,0 +1,75 @@
+"""What a figure depends on besides the code that prints it: commit, machine, weights, command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import scipy
+from PALNetLandmarksLib.resources import resource_path
+from PALNetLandmarksLib.weights import load_weights
+from vtkmodules.vtkCommonCore import vtkVersion
+
+from .row import Settings
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def describe_environment(settings: Settings) -> dict[str, Any]:
+    """Facts that go beside every row, fit for JSON."""
+    weights = settings.weights or resource_path("Weights.safetensors")
+    return {
+        "command": shlex.join(["python", "-m", "training.benchmark", *sys.argv[1:]]),
+        "commit": commit(),
+        "seed": settings.seed,
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gib": _memory_gib(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "vtk": vtkVersion.GetVTKVersion(),
+        },
+        "weights_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
+        "weights_version": load_weights(weights).metadata.get("version", "unknown"),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, "+" behind it if tracked files have uncommitted changes; "unknown" outside a checkout."""
+    try:
+        name = _git("rev-parse", "--short=12", "HEAD")
+        return name + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_gib() -> Optional[float]:  # noqa: UP045
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,118 @@
+"""The real scans: against their annotators' points, and turned every way."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.picture import render_detection
+from PALNetLandmarksLib.read_scan import read_scan
+
+from .metrics import axis_rotations, distances, summary
+from .row import Row, Settings
+from .work import detector, spread_work
+
+MEAN_TARGET_MM = 2.5
+LARGEST_TARGET_MM = 9.0
+AXIS_TARGET_MM = 1.0
+
+
+def measure_real_scans(settings: Settings) -> list[Row]:
+    """Errors against the points that came with the scans; pictures go to ``OUTPUT/real-scans``."""
+    folder = settings.output / "real-scans"
+    folder.mkdir(parents=True, exist_ok=True)
+    work = partial(compare_with_points, folder=folder, weights=settings.weights)
+    scans = spread_work(work, _scan_paths(settings.scans), settings.workers, "real scans")
+    return [real_scans_row({scan["name"]: scan for scan in scans})]
+
+
+def real_scans_row(scans: dict[str, dict[str, Any]]) -> Row:
+    """Mean over all points of all scans, and the largest; a refused scan misses the target."""
+    refused = [name for name, scan in scans.items() if "refused" in scan]
+    errors = np.array([error for scan in scans.values() for error in scan.get("errors_mm", {}).values()])
+    if not len(errors):
+        return Row("real scans, against their points", "mean ≤ 2.5 mm, none above 9 mm", "all refused", False, 0)
+    figures = summary(errors)
+    each = ", ".join(
+        f"{name} refused" if name in refused else f"{name} {scan['mean_mm']:.2f}/{scan['max_mm']:.1f}"
+        for name, scan in scans.items()
+    )
+    met = figures["mean"] <= MEAN_TARGET_MM and figures["max"] <= LARGEST_TARGET_MM and not refused
+    return Row(
+        "real scans, against their points",
+        f"mean ≤ {MEAN_TARGET_MM} mm, none above {LARGEST_TARGET_MM:.0f} mm",
+        f"mean {figures['mean']:.2f} mm, largest {figures['max']:.1f} mm over {len(errors)} points "
+        f"(mean/largest: {each})",
+        met,
+        len(scans),
+        {**figures, "scans": scans},
+    )
+
+
+def compare_with_points(path: Path, folder: Path, weights: Optional[Path]) -> dict[str, Any]:  # noqa: UP045
+    """Detect on one scan, draw it, and compare with ``<name>.landmarks.json`` beside it (the scan's frame)."""
+    truth = json.loads(path.with_name(f"{path.stem}.landmarks.json").read_text(encoding="utf-8"))
+    try:
+        mesh = read_scan(path)
+        detection = detector(weights).detect(mesh)
+    except LandmarkingError as error:
+        return {"name": path.stem, "refused": str(error)}
+    render_detection(mesh, detection, folder / f"{path.stem}.png")
+    write_landmarks(
+        folder / f"{path.stem}.mrk.json", LandmarkSet(detection.labels, detection.points, detection.coordinate_system)
+    )
+    points = dict(zip(detection.labels, detection.points * UNITS[detection.unit]))
+    to_mm = UNITS[truth["units"]]
+    errors = {
+        label: float(distances(points[label], np.array(place) * to_mm)) for label, place in truth["landmarks"].items()
+    }
+    return {
+        "name": path.stem,
+        "mean_mm": float(np.mean(list(errors.values()))),
+        "max_mm": max(errors.values()),
+        "errors_mm": errors,
+        "missing": [label for label, gone in zip(detection.labels, detection.missing) if gone],
+        "fitness": detection.fitness,
+        "face_scale": detection.face_scale,
+        "unit": detection.unit,
+    }
+
+
+def measure_axis_rotations(settings: Settings) -> list[Row]:
+    """Every scan turned by the 24 rotations that take axes to axes, against the scan as it is."""
+    work = partial(turn_every_way, weights=settings.weights)
+    scans = dict(spread_work(work, _scan_paths(settings.scans), settings.workers, "axis rotations"))
+    refused = sum(scan["refused"] for scan in scans.values())
+    largest = max(scan["largest_mm"] for scan in scans.values())
+    value = f"largest difference {largest:.3g} mm" + (f"; {refused} rotated scans refused" if refused else "")
+    met = bool(largest <= AXIS_TARGET_MM) and not refused
+    return [
+        Row("all 24 axis rotations of every real scan", "agree within 1 mm per landmark", value, met, len(scans), scans)
+    ]
+
+
+def turn_every_way(path: Path, weights: Optional[Path]) -> tuple[str, dict[str, Any]]:  # noqa: UP045
+    """Largest distance, over rotations and landmarks, from the landmarks of the unturned scan."""
+    mesh = read_scan(path)
+    found = []
+    refused = 0
+    for rotation in axis_rotations():
+        try:
+            detection = detector(weights).detect(mesh.with_points(mesh.points @ rotation.T))
+        except LandmarkingError:
+            refused += 1
+            continue
+        found.append(detection.points @ rotation * UNITS[detection.unit])
+    differences = [distances(points, found[0]).max() for points in found]
+    largest = float(max(differences)) if differences else float("inf")
+    return path.stem, {"largest_mm": largest, "refused": refused, "each_mm": [float(value) for value in differences]}
+
+
+def _scan_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.ply") if path.with_name(f"{path.stem}.landmarks.json").exists())
