@@ -429,6 +429,20 @@ def test_early_stopping_and_best_weights(tmp_path):
     assert not torch.equal(best["weight"], last["weight"])
 
 
+def test_run_of_another_optimizer_kernel_goes_on(tmp_path, monkeypatch):
+    """A checkpoint of a machine, or a version, without the fused kernel is taken up by one that has it, and back."""
+    recipe, device = Recipe(epochs=4, early_stop=0, learning_rate=0.05, batch_size=4), torch.device("cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop._optimizer", lambda network, _: torch.optim.AdamW(network.parameters(), lr=0.05))
+        train(Line(), replace(recipe, epochs=2), tmp_path / "a", device)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    resumed, _ = train(Line(), recipe, tmp_path / "a", device)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.loop._optimizer", lambda network, _: torch.optim.AdamW(network.parameters(), lr=0.05))
+        plain, _ = train(Line(), recipe, tmp_path / "b", device)
+    assert resumed.weight.item() == pytest.approx(plain.weight.item(), abs=1e-6)
+
+
 def test_rate_halves_on_a_plateau(tmp_path):
     task = Line([1.0] * 20)
     train(task, Recipe(epochs=6, early_stop=0, patience=2, learning_rate=0.5), tmp_path, torch.device("cpu"))

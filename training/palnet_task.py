@@ -10,6 +10,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def prepare_patches(
     splits: Mapping[str, Sequence[Example]],
     config: PatchConfig,
     left_out: Mapping[str, str],
+    workers: int = 1,
     done: Callable[[str], None] = lambda name: None,
 ) -> PatchArrays:
     """Cut the patches of all subjects into arrays in ``folder``, which appears whole or not at all; or open it.
@@ -160,6 +162,14 @@ def prepare_patches(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     refused = dict(left_out)
+
+    def cut(example: Example) -> NDArray[np.float32] | LandmarkingError:
+        try:
+            points, cloud = example.surface()
+            return extract_patches(cloud, place_initial_landmarks(template, points), config, name=example.name)
+        except LandmarkingError as error:
+            return error
+
     names: dict[str, list[str]] = {}
     for split in SPLITS:
         examples = splits.get(split, ())
@@ -169,16 +179,18 @@ def prepare_patches(
         shape = (len(examples), len(template), config.size, 3)
         array = np.lib.format.open_memmap(partial / f"{split}.patches.npy", "w+", np.float32, shape)
         landmarks = []
-        for example in examples:
-            try:
-                points, cloud = example.surface()
-                initial = place_initial_landmarks(template, points)
-                array[len(landmarks)] = extract_patches(cloud, initial, config, name=example.name)
-                landmarks.append(example.landmarks)
-                names[split].append(example.name)
-            except LandmarkingError as error:
-                refused[example.name] = str(error)
-            done(example.name)
+        with ThreadPoolExecutor(workers) as executor:
+            # A few at a time: finished patches wait in memory until they are written in order.
+            for start in range(0, len(examples), 4 * workers):
+                some = examples[start : start + 4 * workers]
+                for example, result in zip(some, executor.map(cut, some)):
+                    if isinstance(result, LandmarkingError):
+                        refused[example.name] = str(result)
+                    else:
+                        array[len(landmarks)] = result
+                        landmarks.append(example.landmarks)
+                        names[split].append(example.name)
+                    done(example.name)
         array.flush()
         del array
         if not landmarks:

@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .calibrate import fit_deviation_scale
 from .export import write_weights
 from .folder import (
     AlignedScan,
@@ -206,7 +207,7 @@ def _palnet_task(
     splits, face = _splits(source), reference_digest(reference)
     name = _digest([_PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, splits, face])
     with _progress("patches", sum(map(len, examples.values()))) as advance:
-        arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, advance)
+        arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, a.workers, advance)
     for subject in sorted(set(arrays.left_out) - set(source.left_out)):
         _say_left_out(subject, arrays.left_out[subject])
     source.left_out.update(arrays.left_out)
@@ -398,6 +399,7 @@ def _finish(
         for parameter in network.parameters():
             parameter.copy_(parameter.half().to(parameter.dtype))
     best = min(history, key=lambda entry: entry[recipe.watched])
+    metadata = task.metadata()
     test = None
     if isinstance(task, PALNetTask):
         counts = {split: len(task.arrays.names[split]) for split in source.folders}
@@ -408,6 +410,7 @@ def _finish(
         counts = {split: len(source.files[split]) for split in source.folders}
         counts["training"] = task.size
         means = task.reference.landmarks
+        metadata["deviation_scale"] = np.round(fit_deviation_scale(*task.run(network)), 4).tolist()
         if counts.get("test"):
             test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
@@ -419,7 +422,7 @@ def _finish(
         "subjects": counts,
     }
     weights = a.output / "weights.safetensors"
-    digest = write_weights(weights, network.to_arrays(), task.metadata(), version, facts, dtype)
+    digest = write_weights(weights, network.to_arrays(), metadata, version, facts, dtype)
     write_landmarks(a.output / "mean-landmarks.mrk.json", LandmarkSet(task.scheme.labels, means))
     if task.scheme.labels != load_reference().labels:
         _write_reference(a.output / "ReferenceFace.npz", reference_with(load_reference(), task.scheme.labels, means))
