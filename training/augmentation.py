@@ -106,6 +106,6 @@ def draw_view(
         distance, nearest = cKDTree(points).query(template)
         centres = np.where(distance[:, None] <= REACH_MM, points[nearest], template)
     else:
-        spread = np.exp(rng.normal(np.log(1.2), 0.8))
-        centres = landmarks + rng.normal(0, min(spread, 5.0), landmarks.shape)
+        # Never too close: with guesses near the truth the network learns to trust them and to doubt too little.
+        centres = landmarks + rng.normal(0, rng.uniform(1.0, 3.5), landmarks.shape)
     return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)
