@@ -48,14 +48,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:  # noqa: UP045
     names, settings = _parse(arguments)
     settings.output.mkdir(parents=True, exist_ok=True)
     for name in names:
-        begin = time.perf_counter()
-        rows = BENCHMARKS[name](settings)
+        # Noted before: while a row is being measured, commit and weights may change under it.
         facts = {
             **describe_environment(settings),
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": time.perf_counter() - begin,
             "load_average": os.getloadavg()[0],
         }
+        begin = time.perf_counter()
+        rows = BENCHMARKS[name](settings)
+        facts["seconds"] = time.perf_counter() - begin
         save_rows(settings.output, _file_name(name, settings), rows, facts)
         write_report(settings.output, collect(settings.output, _order()))
         for row in rows:

@@ -15,8 +15,10 @@ from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
+from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
 from .metrics import Array, calibration, distances, missing_rates, summary
 from .row import Row, Settings
@@ -28,10 +30,14 @@ INNER_TARGET_MM = 1.0
 
 @dataclass(frozen=True)
 class Measured:
-    """One capture: errors (L,) of detector and projected template in mm, deviations (L,), or why it was refused."""
+    """One capture: errors (L,) of detector and projected template in mm, deviations (L,), or why it was refused.
+
+    ``hopeless`` says why a capture had to be refused, or nothing.
+    """
 
     capture: str
     visible: NDArray[np.bool_]
+    hopeless: str = ""
     errors: Optional[Array] = None  # noqa: UP045
     template_errors: Optional[Array] = None  # noqa: UP045
     deviations: Optional[Array] = None  # noqa: UP045
@@ -72,19 +78,22 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
     inner = inner_landmarks(scheme)
     rates = missing_rates(visible, missing)
     certainty = calibration(errors, deviations)
-    refused = [{"capture": one.capture, "message": one.message} for one in measured if one.errors is None]
+    not_done = [one for one in measured if one.errors is None]
+    refused = [{"capture": one.capture, "message": one.message} for one in not_done if not one.hopeless]
+    hopeless = [{"capture": one.capture, "why": one.hopeless} for one in not_done if one.hopeless]
     all_errors = summary(errors)
     what = "point-wise error, clinic-like captures of test identities, no annotator noise"
     return [
         Row(
             f"{what}: mean over 50",
             f"≤ {MEAN_TARGET_MM} mm",
-            _in_words(all_errors) + (f"; {len(refused)} captures refused" if refused else ""),
+            _in_words(all_errors) + _refused_in_words(len(refused), len(hopeless)),
             all_errors["mean"] <= MEAN_TARGET_MM and not refused,
             len(measured),
             {
                 **all_errors,
                 "refused": refused,
+                "refused_with_reason": hopeless,
                 "landmarks": per_landmark(errors, scheme),
                 "worst": _worst(done, scheme),
             },
@@ -101,7 +110,7 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
         Row(
             "landmarks that the scan does not show",
             "—",
-            f"{100 * rates['hidden_reported_missing']:.0f} % of {rates['hidden']} hidden ones reported missing, "
+            f"{_percent(rates['hidden_reported_missing'])} of {rates['hidden']} hidden ones reported missing, "
             f"{100 * rates['visible_reported_missing']:.2f} % of {rates['visible']} visible ones wrongly",
             None,
             len(measured),
@@ -144,15 +153,18 @@ def per_landmark(errors: Array, scheme: LandmarkScheme) -> dict[str, dict[str, f
 
 def measure_capture(capture: TestCapture, weights: Optional[Path]) -> Measured:  # noqa: UP045
     """Detect on one capture and compare with the truth."""
+    hopeless = ""
     try:
         mesh = capture.read()
+        hopeless = why_hopeless(mesh, capture, fit_similarity(capture.landmarks, reference().landmarks))
         detection = detector(weights).detect(mesh)
     except LandmarkingError as error:
-        return Measured(capture.path.stem, capture.visible, message=str(error))
+        return Measured(capture.path.stem, capture.visible, hopeless, message=str(error))
     points = detection.points * UNITS[detection.unit]
     return Measured(
         capture.path.stem,
         capture.visible,
+        hopeless,
         errors=distances(points, capture.landmarks),
         template_errors=distances(projected_template(mesh, detection), capture.landmarks),
         deviations=detection.standard_deviation_mm,
@@ -193,6 +205,15 @@ def _in_words(figures: dict[str, float]) -> str:
         f"{figures['mean']:.2f} ± {figures['sd']:.2f} mm (median {figures['median']:.2f}, 95 % below "
         f"{figures['p95']:.2f}, {100 * figures['share_above_10_mm']:.2f} % above 10 mm)"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if np.isfinite(share) else "none"
+
+
+def _refused_in_words(refused: int, hopeless: int) -> str:
+    wrongly = f"; {refused} captures refused" if refused else ""
+    return wrongly + (f"; {hopeless} more refused as they must be (too few points or landmarks)" if hopeless else "")
 
 
 def _worst(done: Sequence[Measured], scheme: LandmarkScheme, most: int = 30) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
         for row in result["rows"]:
             cells = [escape(row[key]) for key in ("what", "target", "value")]
             table.add_row(*cells, _MARKS[row["met"]], str(row["n"]), style=colours[row["met"]])
-    Console().print(table)
+    console = Console()
+    console.print(table, width=console.width if console.is_terminal else 160)
 
 
 def as_markdown(results: Sequence[dict[str, Any]]) -> str:

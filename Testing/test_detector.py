@@ -1,0 +1,368 @@
+"""The detector as a whole, with the bundled weights: on the bundled sample, on real scans, and on what is no face."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.detection import Detection
+from PALNetLandmarksLib.detector import LandmarkDetector
+from PALNetLandmarksLib.errors import LandmarkingError, NotAFaceError, UnknownUnitError, WeightsError
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.surface import SurfaceLocator
+from PALNetLandmarksLib.weights import load_weights, save_weights
+from scipy.spatial.transform import Rotation
+
+#: The same surface in another pose may give landmarks this far away (issue 2, section 6).
+SPREAD_MM = 0.3
+
+
+@pytest.fixture(scope="session")
+def detector() -> LandmarkDetector:
+    return LandmarkDetector.load(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sample(resources: Path) -> TriangleMesh:
+    """The bundled scan, in millimetres."""
+    return read_scan(resources / "SampleScan.ply")
+
+
+@pytest.fixture(scope="session")
+def found(detector: LandmarkDetector, sample: TriangleMesh) -> Detection:
+    """What the detector finds on the sample as it is."""
+    return detector.detect(sample)
+
+
+def apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each landmark between two results."""
+    return np.linalg.norm(first - second, axis=1)
+
+
+def without(mesh: TriangleMesh, gone: NDArray[np.bool_]) -> TriangleMesh:
+    """The mesh less its points ``gone`` (n,) and their triangles."""
+    triangles = mesh.triangles[~gone[mesh.triangles].any(axis=1)]
+    used, index = np.unique(triangles, return_inverse=True)
+    return TriangleMesh(mesh.points[used], index.reshape(-1, 3), mesh.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a detection holds
+
+
+def test_detection_of_the_sample(found: Detection, sample: TriangleMesh, resources: Path) -> None:
+    assert found.labels == load_scheme().labels
+    assert found.points.shape == (50, 3) and np.isfinite(found.points).all()
+    assert found.standard_deviation_mm.shape == (50,) and (found.standard_deviation_mm > 0).all()
+    assert (found.unit, found.unit_source, found.coordinate_system, found.device) == ("mm", "estimated", "LPS", "cpu")
+    assert 0.87 <= found.fitness <= 1
+    assert 0.7 < found.face_scale < 1.3
+    rotation = found.rigid_transform[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    assert found.weights_sha256 == load_weights(resources / "Weights.safetensors").sha256
+    assert {"align", "network", "surface"} <= found.seconds.keys()
+    assert all(value >= 0 for value in found.seconds.values())
+    assert found.scan_name == sample.name
+
+
+def test_canonical_frame_of_the_transform(found: Detection) -> None:
+    """x to the subject's left, y backwards, z up, origin at the tip of the nose."""
+    canonical = found.points @ found.rigid_transform[:3, :3].T + found.rigid_transform[:3, 3]
+    place = dict(zip(found.labels, canonical))
+    assert np.linalg.norm(place["Prn"]) < 12
+    assert place["Ex_L"][0] - place["Ex_R"][0] > 60
+    assert place["G"][2] - place["Gn"][2] > 80
+    assert place["T_R"][1] > 60 and place["T_L"][1] > 60
+
+
+def test_every_landmark_lies_on_the_surface_or_is_missing(found: Detection, sample: TriangleMesh) -> None:
+    _, distance = SurfaceLocator(sample).nearest_on_surface(found.points)
+    assert distance[~found.missing].max() < 1e-6
+    assert found.missing.sum() <= 5  # the sample shows both ears and the hairline
+
+
+@pytest.mark.parametrize("surface", ["vertex", "centroid"])
+def test_other_surfaces(surface: str, found: Detection, sample: TriangleMesh) -> None:
+    points = LandmarkDetector.load(device="cpu", surface=surface).detect(sample).points
+    there = ~found.missing
+    away = np.linalg.norm(sample.points[None] - points[there][:, None], axis=2)
+    if surface == "vertex":
+        assert away.min(axis=1).max() < 1e-9
+    else:
+        # The mean of ten vertices is none of them, but lies among them.
+        assert np.median(away.min(axis=1)) > 1e-3
+        assert np.sort(away, axis=1)[:, 9].max() < 12
+    assert apart(points, found.points)[there].max() < 8
+
+
+def test_unknown_surface_and_unit_are_refused(detector: LandmarkDetector, sample: TriangleMesh) -> None:
+    with pytest.raises(ValueError, match="triangle, vertex, centroid"):
+        LandmarkDetector.load(device="cpu", surface="nearest")
+    with pytest.raises(ValueError, match="furlong"):
+        detector.detect(sample, unit="furlong")
+
+
+def test_landmarks_over_a_hole_are_missing(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
+    ear = [found.labels.index(label) for label in ("T_L", "Pra_L")]
+    middle = found.points[ear].mean(axis=0)
+    scan = without(sample, np.linalg.norm(sample.points - middle, axis=1) < 32)
+    holed = detector.detect(scan)
+    assert holed.missing[ear].all()
+    far = np.linalg.norm(found.points - middle, axis=1) > 60
+    np.testing.assert_array_equal(holed.missing[far], found.missing[far])
+    assert np.median(apart(holed.points, found.points)[far]) < 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same scan in other guises
+
+
+def test_same_scan_same_result_bit_for_bit(found: Detection, sample: TriangleMesh, resources: Path) -> None:
+    again = LandmarkDetector.load(device="cpu").detect(resources / "SampleScan.ply")
+    for name in ("points", "standard_deviation_mm", "missing", "rigid_transform"):
+        assert getattr(again, name).tobytes() == getattr(found, name).tobytes(), name
+    assert (again.fitness, again.face_scale) == (found.fitness, found.face_scale)
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    quaternion=st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.1),
+    shift=st.tuples(*[st.floats(-2000, 2000)] * 3),
+)
+def test_landmarks_move_with_the_scan(
+    quaternion: tuple[float, ...],
+    shift: tuple[float, ...],
+    detector: LandmarkDetector,
+    found: Detection,
+    sample: TriangleMesh,
+) -> None:
+    rotation = Rotation.from_quat(quaternion).as_matrix()
+    moved = detector.detect(sample.with_points(sample.points @ rotation.T + shift))
+    assert apart((moved.points - shift) @ rotation, found.points).max() <= SPREAD_MM
+    np.testing.assert_array_equal(moved.missing, found.missing)
+
+
+@pytest.mark.parametrize("unit", ["cm", "m", "inch"])
+def test_units(unit: str, detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
+    other = detector.detect(sample.with_points(sample.points / UNITS[unit]))
+    assert (other.unit, other.unit_source) == (unit, "estimated")
+    assert apart(other.points * UNITS[unit], found.points).max() <= 0.05
+    np.testing.assert_allclose(other.standard_deviation_mm, found.standard_deviation_mm, rtol=0.02)
+
+
+def test_given_unit_is_taken(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
+    given_unit = detector.detect(sample, unit="mm")
+    assert given_unit.unit_source == "given"
+    assert apart(given_unit.points, found.points).max() < 1e-9
+
+
+def test_mirrored_scan_gives_mirrored_landmarks(
+    detector: LandmarkDetector, found: Detection, sample: TriangleMesh
+) -> None:
+    mirror = np.array([-1.0, 1.0, 1.0])
+    other = detector.detect(TriangleMesh(sample.points * mirror, sample.triangles[:, ::-1].copy(), "mirrored"))
+    swapped = other.points[list(load_scheme().mirrored)] * mirror
+    difference = apart(swapped, found.points)
+    assert np.mean(difference) < 0.4
+    assert difference.max() < 2.0
+    assert not other.warnings
+
+
+def test_order_of_vertices_and_triangles(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
+    rng = np.random.default_rng(4)
+    order = rng.permutation(len(sample.points))
+    place = np.argsort(order)
+    vertices = TriangleMesh(sample.points[order], place[sample.triangles], "vertices")
+    assert apart(detector.detect(vertices).points, found.points).max() < 0.01
+    # The samples follow the order of the triangles, so other places of the same surface are sampled.
+    triangles = TriangleMesh(sample.points, sample.triangles[rng.permutation(len(sample.triangles))], "triangles")
+    difference = apart(detector.detect(triangles).points, found.points)
+    assert np.mean(difference) < 0.4
+    assert difference.max() < 2.0
+
+
+def test_inside_out_scan_is_accepted_with_a_warning(
+    detector: LandmarkDetector, found: Detection, sample: TriangleMesh
+) -> None:
+    inverted = TriangleMesh(sample.points, sample.triangles[:, ::-1].copy(), "inverted.ply")
+    other = detector.detect(inverted)
+    assert any("inside-out" in warning for warning in other.warnings)
+    assert not any("inside-out" in warning for warning in found.warnings)
+    # The corners of the triangles are listed the other way round, so other places of the same surface are sampled.
+    difference = apart(other.points, found.points)
+    assert np.mean(difference) < 0.4
+    assert difference.max() < 2.0
+
+
+def test_two_threads_give_what_one_gives(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
+    shift = np.array([40.0, -300.0, 25.0])
+    moved = sample.with_points(sample.points + shift)
+    alone = detector.detect(moved)
+    with ThreadPoolExecutor(2) as executor:
+        first, second = executor.map(detector.detect, [sample, moved])
+    assert first.points.tobytes() == found.points.tobytes()
+    assert second.points.tobytes() == alone.points.tobytes()
+
+
+def test_many_scans_in_order_with_their_errors(
+    detector: LandmarkDetector, found: Detection, sample: TriangleMesh, tmp_path: Path
+) -> None:
+    ball = _ball(80.0, "ball.ply")
+    scans = [tmp_path / "absent.ply", sample, ball, sample]
+    results = list(detector.detect_many(scans, workers=2))
+    assert len(results) == 4
+    assert isinstance(results[0], LandmarkingError) and "absent.ply" in str(results[0])
+    assert isinstance(results[2], NotAFaceError) and "ball.ply" in str(results[2])
+    for result in (results[1], results[3]):
+        assert isinstance(result, Detection)
+        assert result.points.tobytes() == found.points.tobytes()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What must be refused
+
+
+def assert_one_sentence(error: BaseException, name: str) -> None:
+    message = str(error)
+    assert name in message
+    assert message.endswith(".") and "\n" not in message and 20 < len(message) < 300
+
+
+@pytest.mark.parametrize("kind", ["sphere", "ellipsoid", "foot", "torso", "noisy cube", "two faces"])
+def test_no_single_face(kind: str, detector: LandmarkDetector) -> None:
+    non_faces = pytest.importorskip("training.benchmarks.non_faces")
+    mesh = non_faces.KINDS[kind](np.random.default_rng(11), None)
+    with pytest.raises(NotAFaceError) as refusal:
+        detector.detect(mesh, unit="mm")
+    assert_one_sentence(refusal.value, mesh.name)
+
+
+def test_back_of_a_head(shared: Path, detector: LandmarkDetector) -> None:
+    non_faces = pytest.importorskip("training.benchmarks.non_faces")
+    mesh = non_faces.back_of_a_head(np.random.default_rng(11), shared / "face-model")
+    with pytest.raises(NotAFaceError) as refusal:
+        detector.detect(mesh)
+    assert_one_sentence(refusal.value, mesh.name)
+
+
+def test_too_few_points_on_the_face(detector: LandmarkDetector, sample: TriangleMesh) -> None:
+    speed = pytest.importorskip("training.benchmarks.speed")
+    coarse = speed.with_faces(sample, 3_000)
+    with pytest.raises(NotAFaceError, match=r"points on the face") as refusal:
+        detector.detect(coarse)
+    assert_one_sentence(refusal.value, sample.name)
+    assert "2000" in str(refusal.value)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 3e3])
+def test_unit_that_cannot_be_told(factor: float, detector: LandmarkDetector, sample: TriangleMesh) -> None:
+    with pytest.raises(UnknownUnitError) as refusal:
+        detector.detect(sample.with_points(sample.points * factor))
+    assert_one_sentence(refusal.value, sample.name)
+
+
+def test_surface_without_area(detector: LandmarkDetector) -> None:
+    line = TriangleMesh(np.arange(9000.0).reshape(3000, 3), np.arange(3000).reshape(1000, 3), "line.ply")
+    with pytest.raises(LandmarkingError) as refusal:
+        detector.detect(line)
+    assert_one_sentence(refusal.value, "line.ply")
+
+
+def _damage_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+    path.with_name(path.name + ".sha256").unlink()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+    path.with_name(path.name + ".sha256").unlink()
+
+
+def _rewrite(path: Path, metadata: dict[str, str], **arrays: NDArray[np.float32]) -> None:
+    """The file with other metadata or further arrays, whole in itself."""
+    weights = load_weights(path)
+    path.with_name(path.name + ".sha256").unlink()
+    save_weights(path, {**weights.arrays, **arrays}, {**weights.metadata, **metadata})
+
+
+def _other_network(path: Path) -> None:
+    _rewrite(path, {"architecture": "another-net"})
+
+
+def _other_landmarks(path: Path) -> None:
+    labels = [f"p{number}" for number in range(50)]
+    _rewrite(path, {"labels": json.dumps(labels)})
+
+
+def _other_parameters(path: Path) -> None:
+    _rewrite(path, {}, surplus=np.zeros((2, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "change", [_damage_a_byte, _truncate, _empty, _other_network, _other_landmarks, _other_parameters]
+)
+def test_corrupted_or_foreign_weights(change: Callable[[Path], None], resources: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "Copy.safetensors"
+    shutil.copy(resources / "Weights.safetensors", weights)
+    digest = load_weights(weights).sha256
+    (tmp_path / "Copy.safetensors.sha256").write_text(f"{digest}  Copy.safetensors\n", encoding="utf-8")
+    LandmarkDetector.load(weights, device="cpu")
+    change(weights)
+    with pytest.raises(WeightsError) as refusal:
+        LandmarkDetector.load(weights, device="cpu")
+    assert_one_sentence(refusal.value, "Copy.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Accuracy, roughly: training.benchmark measures it
+
+
+def test_sample_against_the_subject_it_was_made_from(shared: Path, found: Detection) -> None:
+    cohort = pytest.importorskip("training.cohort")
+    build_sample = pytest.importorskip("training.build_sample")
+    simulator = cohort.CaptureSimulator(cohort.HeadModel(shared / "face-model"))
+    capture, _ = cohort.draw_capture(simulator, cohort.PLANS["clinic"], "test", build_sample.SUBJECT)
+    errors = apart(found.points, capture.landmarks)[capture.visible]
+    assert np.mean(errors) < 2.5
+    assert np.quantile(errors, 0.9) < 5
+
+
+@pytest.mark.parametrize("name", ["facefuns_f18", "meshmonk_demo"])
+def test_real_scans(name: str, shared: Path, detector: LandmarkDetector) -> None:
+    detection = detector.detect(shared / "scans" / f"{name}.ply")
+    truth = json.loads((shared / "scans" / f"{name}.landmarks.json").read_text(encoding="utf-8"))["landmarks"]
+    places = dict(zip(detection.labels, detection.points))
+    errors = [np.linalg.norm(places[label] - np.array(place)) for label, place in truth.items()]
+    assert detection.unit == "mm"
+    assert np.mean(errors) < 3.5
+    assert max(errors) < 9
+
+
+def _ball(radius: float, name: str, rows: int = 60, columns: int = 90) -> TriangleMesh:
+    """A ball of latitudes and longitudes."""
+    lat, lon = np.meshgrid(
+        np.linspace(-np.pi / 2, np.pi / 2, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
+    )
+    points = radius * np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns), indexing="ij")
+    a, b = row * columns + column, row * columns + (column + 1) % columns
+    triangles = [np.stack(t, -1).reshape(-1, 3) for t in ((a, b, b + columns), (a, b + columns, a + columns))]
+    return TriangleMesh(points.reshape(-1, 3), np.concatenate(triangles).astype(np.int64), name)
