@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from .coarse_alignment import (
@@ -13,6 +12,7 @@ from .coarse_alignment import (
     CoarseSurface,
     CoarseTarget,
     Poses,
+    WeightedPoints,
     build_coarse_surface,
     distinct,
     hypotheses,
@@ -22,7 +22,7 @@ from .coarse_alignment import (
     score,
 )
 from .errors import NotAFaceError, UnknownUnitError
-from .face_evidence import EvidenceTarget, FaceEvidence, face_evidence
+from .face_evidence import EvidenceTarget, FaceEvidence, evidence_weights, face_evidence, load_face_shape
 from .icp import icp
 from .mesh import TriangleMesh
 from .reference import ReferenceFace
@@ -34,8 +34,8 @@ UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
 SCAN_DIAMETER_MM = (80.0, 1200.0)
 #: Least number of vertices inside the region of interest.
 LEAST_VERTICES = 2000
-#: Least fitness (see ``face_evidence``): no wrong pose of 2068 reached it, 99 of 100 right ones did.
-LEAST_FITNESS = 0.65
+#: Least fitness (see ``face_evidence``). Simulated captures of all kinds: right poses 0.85 to 0.99, wrong ones up to 0.57.
+LEAST_FITNESS = 0.7
 #: Least share of the middle of the face that must be there: a little less than half a face.
 LEAST_COVERAGE = 0.35
 #: Below this fitness the search goes on with the borders of the scan, where half noses are.
@@ -145,7 +145,7 @@ class _Target:
     rough: CoarseTarget
     coarse: CoarseTarget
     evidence: EvidenceTarget
-    fine: EvidenceTarget
+    fine: WeightedPoints
 
     @staticmethod
     def of(reference: ReferenceFace) -> _Target:
@@ -155,35 +155,32 @@ class _Target:
         near = np.flatnonzero(np.linalg.norm(surface.points, axis=1) < 20)
         tip = near[np.argmax(standing_out.height[near])]
         nose = surface.points[tip], standing_out.direction[tip]
-        weights = _face_weights(reference.points, reference.normals, 55.0, 60.0)
-        inner = _face_weights(reference.points, reference.normals, 50.0, 58.0)
-        inner[reference.normals[:, 1] > -0.2] = 0
-
-        def thin(cell: float, all_weights: Array) -> tuple[Array, Array, Array]:
-            chosen = _thin(reference.points, cell)
-            chosen = chosen[all_weights[chosen] > 0.03]
-            picked = all_weights[chosen]
-            return reference.points[chosen], reference.normals[chosen], picked / picked.sum()
-
+        points, normals = reference.points, reference.normals
+        weights, forward = face_weights(points, normals), evidence_weights(points, normals)
+        rough = thin_out(points, normals, weights, 20.0)
+        coarse = thin_out(points, normals, weights, 12.0)
+        even = thin_out(points, normals, forward, 6.5)
         return _Target(
-            CoarseTarget(*thin(20.0, weights), *nose),
-            CoarseTarget(*thin(12.0, weights), *nose),
-            EvidenceTarget(*thin(6.5, inner)),
-            EvidenceTarget(*thin(5.0, weights)),
+            CoarseTarget(rough.points, rough.normals, rough.weights, *nose),
+            CoarseTarget(coarse.points, coarse.normals, coarse.weights, *nose),
+            EvidenceTarget(even.points, even.normals, even.weights, load_face_shape().at(even.points)),
+            thin_out(points, normals, weights, 5.0),
         )
 
 
-def _face_weights(points: Array, normals: Array, half_width: float, half_height: float) -> Array:
-    """High in the middle of the face and on what faces forward; falls to nothing at ears, hair and throat."""
-    out = (points[:, 0] / half_width) ** 2 + ((points[:, 2] - 8.0) / half_height) ** 2
+def face_weights(points: Array, normals: Array) -> Array:
+    """High in the middle of the face and on what faces forward; falls to nothing at ears, hair and throat: (n,)."""
+    out = (points[:, 0] / 55.0) ** 2 + ((points[:, 2] - 8.0) / 60.0) ** 2
     return np.exp(-0.5 * out**2) * np.clip(0.3 - normals[:, 1], 0.05, 1.0)
 
 
-def _thin(points: Array, cell: float) -> NDArray[np.int64]:
-    """Indices of one point for each occupied cell of a lattice."""
-    cells = np.floor((points - points.min(axis=0)) / cell).astype(np.int64)
+def thin_out(points: Array, normals: Array, weights: Array, cell_mm: float) -> WeightedPoints:
+    """One point for each occupied cell of a lattice, without those that hardly weigh."""
+    cells = np.floor((points - points.min(axis=0)) / cell_mm).astype(np.int64)
     flat = (cells[:, 0] * 4096 + cells[:, 1]) * 4096 + cells[:, 2]
-    return np.sort(np.unique(flat, return_index=True)[1])
+    chosen = np.sort(np.unique(flat, return_index=True)[1])
+    chosen = chosen[weights[chosen] > 0.03]
+    return WeightedPoints(points[chosen], normals[chosen], weights[chosen] / weights[chosen].sum())
 
 
 def _plausible_units(samples: SurfaceSamples, name: str, unit: str | None) -> list[str]:

@@ -162,18 +162,18 @@ def nose_candidates(surface: CoarseSurface, most: int = 80, borders: bool = Fals
 
 
 @dataclass(frozen=True)
-class CoarseTarget:
-    """What the coarse search needs of the reference face (canonical LPS mm).
-
-    Attributes
-    ----------
-    points, normals, weights : (n, 3), (n, 3), (n,) even points over the face; the weights sum to one.
-    nose_tip, nose_direction : (3,) measured on the reference like the candidates on the scan.
-    """
+class WeightedPoints:
+    """Even points (n, 3) of the reference (canonical LPS mm), unit normals (n, 3) and weights (n,) that sum to one."""
 
     points: Array
     normals: Array
     weights: Array
+
+
+@dataclass(frozen=True)
+class CoarseTarget(WeightedPoints):
+    """With the reference's own nose (3,) and its direction (3,), measured like the candidates on the scan."""
+
     nose_tip: Array
     nose_direction: Array
 
@@ -199,10 +199,12 @@ def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_
     nearest = surface.lookup(places)
     offset = surface.points[nearest] - places
     squared = np.sum(offset**2, axis=2)
-    normals = surface.normals[nearest]
-    alignment = np.einsum("hni,hni->hn", normals, poses.turn(target.normals))
-    along = np.einsum("hni,hni->hn", normals, offset)
-    covered = (squared < tolerance_mm**2) | (along**2 > 0.6 * squared)
+    normals, planes = surface.normals[nearest], poses.turn(target.normals)
+    alignment = np.einsum("hni,hni->hn", normals, planes)
+    along = np.minimum(
+        np.abs(np.einsum("hni,hni->hn", normals, offset)), np.abs(np.einsum("hni,hni->hn", planes, offset))
+    )
+    covered = (squared < tolerance_mm**2) | (along**2 > 0.55 * squared)
     fitting = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
     scores = fitting / np.sqrt(np.maximum(covered @ target.weights, 0.05))
     return Poses(poses.axes, poses.origins, poses.scales, scores)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .coarse_alignment import Array, Poses, similarity_step
-from .face_evidence import EvidenceTarget, is_covered
+from .coarse_alignment import Array, Poses, WeightedPoints, similarity_step
+from .face_evidence import is_covered
 
 #: Reach of the robust weights, mm: wide at first, then held until nothing moves.
 _REACH_MM = (8.0, 6.0, 5.0)
@@ -17,7 +17,7 @@ _STILL_RADIAN = 4e-5
 
 
 def icp(
-    start: Poses, target: EvidenceTarget, tree: cKDTree, points: Array, normals: Array, to_the_end: bool = True
+    start: Poses, target: WeightedPoints, tree: cKDTree, points: Array, normals: Array, to_the_end: bool = True
 ) -> Poses:
     """Point-to-plane ICP of a similarity (turn, shift, size) with robust weights (Geman-McClure).
 
@@ -45,7 +45,7 @@ def icp(
         offset, surface_normals = points[nearest] - places, normals[nearest]
         cosine = np.einsum("hni,hni->hn", surface_normals, planes)
         weights = target.weights * cosine**2 / (1 + (distance / reach) ** 2) ** 2
-        weights = weights * is_covered(distance, offset, surface_normals)
+        weights = weights * is_covered(distance, offset, surface_normals, planes)
         new_axes, new_origins, new_scales = similarity_step(axes, origins, scales, places, planes, offset, weights)
         turned = np.abs(new_axes - axes).max()
         moved = np.abs(new_origins - origins).max()
