@@ -18,7 +18,7 @@ from .simulation.head import HeadModel
 from .write_ply import write_ply
 
 #: Subject of the test split of the clinic cohort: hair above the forehead, both ears and the trichion in view.
-SUBJECT = 1003
+SUBJECT = 1007
 
 #: Few enough triangles for a file of a few hundred kilobytes.
 TRIANGLES = 22_000

@@ -22,7 +22,7 @@ from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import save_weights
 
 from .height_map_task import HeightMapTask
-from .model_card import commit
+from .model_card import commit, write_model_card
 
 
 def write_weights(
@@ -49,6 +49,11 @@ def main() -> None:
     parser.add_argument("--version", required=True)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--calibration", type=Path, help="JSON with deviation_scale, from training.calibrate")
+    parser.add_argument("--data", default="", help="what the model card says the training scans are")
+    parser.add_argument("--subjects", type=int, default=0, help="how many there were")
+    parser.add_argument("--validation", default="", help="what the model card says the validation scans are")
+    parser.add_argument("--validation-subjects", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     task = HeightMapTask(load_scheme(), load_reference(), [], [], seed=0)
     network = task.build()
@@ -61,6 +66,27 @@ def main() -> None:
     best = min(history, key=lambda entry: entry["error_mm"])
     facts = {"commit": commit(), "epochs": len(history), "best_validation": best}
     digest = write_weights(a.output, network.to_arrays(), metadata, a.version, facts)
+    splits = {
+        "training": {"folder": a.data, "subjects": a.subjects},
+        "validation": {"folder": a.validation, "subjects": a.validation_subjects},
+    }
+    card = {
+        "name": f"{a.output.name} {a.version}",
+        "architecture": "height-map-net",
+        "parameters": sum(array.size for array in network.to_arrays().values()),
+        "weights": {"file": a.output.name, "bytes": a.output.stat().st_size, "dtype": "float16", "sha256": digest},
+        "data": {"splits": splits, "left_out": {}},
+        "labels": list(load_scheme().labels),
+        "config": {**metadata["config"], "passes": a.passes},
+        "seed": a.seed,
+        "commit": facts["commit"],
+        "device": "cpu",
+        "processes": 1,
+        "epochs": len(history),
+        "best": best,
+        "test": None,
+    }
+    write_model_card(a.output.parent, card)
     print(f"{a.output}: {a.output.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
 
 

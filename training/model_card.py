@@ -121,7 +121,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "",
     ]
     if test is None:
-        lines += ["No test split was given.", ""]
+        lines += ["The test split is measured by `training.benchmark`.", ""]
     else:
         lines += [
             f"Test split ({test['subjects']} subjects, used for no choice), network output before it is put on the "
