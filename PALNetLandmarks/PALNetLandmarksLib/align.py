@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -99,6 +99,8 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
     samples = sample_surface(mesh, _DENSE_SAMPLES)
     if not len(samples.points):
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
+    centre, axes = _principal_frame(samples.points)
+    samples = replace(samples, points=(samples.points - centre) @ axes.T, normals=samples.normals @ axes.T)
     units = _plausible_units(samples, mesh.name, unit)
     target = _Target.of(reference)
     searched = [_search(samples, UNITS[name], target) for name in units]
@@ -114,10 +116,10 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
             "check that the scan shows a face."
         )
     _check_alone(found, pose, target, mesh.name)
-    rotation = pose.axes[0].T
+    rotation = pose.axes[0].T @ axes
     transform = np.eye(4)
     transform[:3, :3] = rotation
-    transform[:3, 3] = -rotation @ pose.origins[0]
+    transform[:3, 3] = -pose.axes[0].T @ pose.origins[0] - rotation @ centre * mm_per_unit
     scale = float(pose.scales[0])
     _check_vertices(mesh, transform, mm_per_unit, scale, reference)
     inside_out = bool(evidence.orientation[0] < 0)
@@ -136,6 +138,23 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
         inside_out=inside_out,
         warnings=warnings,
     )
+
+
+def _principal_frame(points: Array) -> tuple[Array, Array]:
+    """Mean and principal axes (rows, right-handed) of samples (k, 3), each axis pointing to the longer tail.
+
+    Everything after works in this frame, so that the grids and thresholds of the search meet a scan the same way
+    whatever its pose in the file: two poses of one scan end within rounding of each other.
+    """
+    centre = points.mean(axis=0)
+    offset = points - centre
+    axes = np.linalg.eigh(offset.T @ offset)[1].T
+    along = offset @ axes.T
+    skewness = (along**3).mean(axis=0) / (along**2).mean(axis=0) ** 1.5
+    axes = axes * np.where(skewness < 0, -1.0, 1.0)[:, None]
+    if np.linalg.det(axes) < 0:
+        axes[np.argmin(np.abs(skewness))] *= -1
+    return centre, axes
 
 
 @dataclass(frozen=True)
