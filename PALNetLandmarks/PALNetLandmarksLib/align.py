@@ -34,7 +34,7 @@ UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
 SCAN_DIAMETER_MM = (80.0, 1200.0)
 #: Least number of vertices inside the region of interest.
 LEAST_VERTICES = 2000
-#: Least fitness (see ``face_evidence``). Simulated captures of all kinds: right poses 0.85 to 0.99, wrong ones up to 0.57.
+#: Least fitness (see ``face_evidence``). Simulated captures of all kinds: right poses 0.85 to 0.99, wrong ones to 0.57.
 LEAST_FITNESS = 0.7
 #: Least share of the middle of the face that must be there: a little less than half a face.
 LEAST_COVERAGE = 0.35

@@ -186,7 +186,7 @@ def _fitness(relief: Array, normal_relief: Array, unexplained_mm: Array, unlikel
 def is_covered(distance: Array, offset: Array, surface_normals: Array, planes: Array) -> NDArray[np.bool_]:
     """Whether reference points (h, n) have a counterpart, instead of lying beyond a border of the scan.
 
-    The nearest surface must be close, or straight above or below by the normals of both surfaces. One would not do: seen
+    The nearest surface must be close, or straight above or below by both normals. One of them would not do: seen
     from the cheek that is missing, the wall of the other half of the nose lies straight ahead.
     """
     along_surface = np.abs(np.einsum("hni,hni->hn", offset, surface_normals))
