@@ -1,0 +1,173 @@
+"""Simulated cohorts on disk: what is written is read back; splits never share a subject; runs can be resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.procrustes import fit_similarity
+from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.surface import SurfaceLocator
+
+pytest.importorskip("embreex", reason="cohorts are simulated with the training extra")
+pytest.importorskip("numba", reason="cohorts are simulated with the training extra")
+pytest.importorskip("fast_simplification", reason="cohorts are simulated with the training extra")
+
+from training.cohort import PLANS, SPLITS, CohortPlan, draw_capture, load_simulator, make_cohort, make_subject
+from training.prepared import load_prepared
+from training.write_ply import write_ply
+
+#: A plan like "any-device", with the cheapest device.
+SMALL = replace(PLANS["any-device"], device="frontal", hair=0.5)
+
+
+@pytest.fixture(scope="module")
+def model_folder(shared: Path) -> Path:
+    return shared / "face-model"
+
+
+@pytest.fixture(scope="module")
+def cohort(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one subject of the test split."""
+    folder = tmp_path_factory.mktemp("cohort")
+    assert make_subject(7, SMALL, "test", model_folder, folder) == "test-00007"
+    return folder
+
+
+class RecordingSimulator:
+    """Stands in for the simulator: a "subject" is what the generator first gives, a "capture" what it gives next."""
+
+    def __init__(self) -> None:
+        self.model = self
+
+    def draw_subject(self, rng: np.random.Generator, expressive: bool) -> Any:
+        return rng.random(4), expressive
+
+    def capture(self, subject: Any, rng: np.random.Generator, device: str | None, hair: float) -> Any:
+        return (*subject[0], rng.random(), subject[1], device, hair)
+
+
+def drawn(plan: CohortPlan, split: str, index: int) -> Any:
+    return draw_capture(RecordingSimulator(), plan, split, index)[0]  # type: ignore[arg-type]
+
+
+def test_no_subject_occurs_in_two_splits_or_cohorts() -> None:
+    identities = {drawn(plan, split, index)[:4] for plan in PLANS.values() for split in SPLITS for index in range(100)}
+    assert len(identities) == len(PLANS) * len(SPLITS) * 100
+
+
+def test_a_subject_depends_on_plan_split_and_index_alone() -> None:
+    for plan in PLANS.values():
+        assert drawn(plan, "test", 3) == drawn(plan, "test", 3)
+        assert drawn(plan, "test", 3)[-2:] == (plan.device, plan.hair)
+        assert drawn(replace(plan, subjects=1), "test", 3) == drawn(plan, "test", 3)  # not on the cohort's length
+    assert drawn(PLANS["facescape-sim"], "train", 0)[5] is False  # neutral faces
+    assert drawn(PLANS["lafas-sim"], "train", 0)[5] is True
+
+
+def test_identities_of_train_validation_and_test_are_different_people(model_folder: Path) -> None:
+    model = load_simulator(model_folder, "lafas50").model
+    faces = [
+        model.draw_subject(np.random.default_rng([20260 + plan.number, SPLITS[split], 0])).landmarks
+        for plan in (PLANS["pool"], PLANS["clinic"])
+        for split in SPLITS
+    ]
+    for i, a in enumerate(faces):
+        for b in faces[:i]:
+            assert np.linalg.norm(fit_similarity(a, b).apply(a) - b, axis=1).mean() > 2.0
+
+
+def test_the_cohorts_are_the_published_ones_in_size() -> None:
+    assert (PLANS["lafas-sim"].subjects, PLANS["lafas-sim"].scheme) == (214, "lafas50")
+    assert (PLANS["facescape-sim"].subjects, PLANS["facescape-sim"].scheme) == (700, "multipie68")
+    assert len({plan.number for plan in PLANS.values()}) == len(PLANS)
+
+
+def test_a_written_subject_is_read_back_as_it_was_captured(cohort: Path, model_folder: Path) -> None:
+    assert sorted(path.name for path in cohort.iterdir()) == ["test-00007.mrk.json", "test-00007.ply"]
+    mesh = read_scan(cohort / "test-00007.ply")
+    landmarks = read_landmarks(cohort / "test-00007.mrk.json")
+    assert mesh.warnings == ()
+    assert landmarks.coordinate_system == mesh.coordinate_system == "LPS"
+    capture, _ = draw_capture(load_simulator(model_folder, "lafas50"), SMALL, "test", 7)
+    assert landmarks.labels == capture.labels
+    np.testing.assert_array_equal(landmarks.defined, capture.visible)
+    np.testing.assert_array_equal(mesh.triangles, capture.triangles)
+    # The file is the capture in a pose of its own, in millimetres.
+    pose = fit_similarity(capture.points, mesh.points)
+    assert pose.scale == pytest.approx(1.0, abs=1e-5)
+    assert np.abs(pose.rotation - np.eye(3)).max() > 0.1
+    np.testing.assert_allclose(mesh.points, pose.apply(capture.points), atol=1e-3)
+    found = landmarks.points[landmarks.defined]
+    np.testing.assert_allclose(found, pose.apply(capture.landmarks[capture.visible]), atol=1e-3)
+    _, distance = SurfaceLocator(mesh).nearest_on_surface(found)
+    assert np.median(distance) < 0.7
+    assert distance.max() < 7.0
+
+
+def test_annotator_noise_scatters_landmarks_by_the_published_figure(model_folder: Path, tmp_path: Path) -> None:
+    noisy = replace(SMALL, annotator_noise=True, turned=False, name="noisy")
+    make_subject(7, noisy, "test", model_folder, tmp_path)
+    scattered = read_landmarks(tmp_path / "test-00007.mrk.json")
+    capture, _ = draw_capture(load_simulator(model_folder, "lafas50"), noisy, "test", 7)
+    moved = np.linalg.norm((scattered.points - capture.landmarks)[scattered.defined], axis=1)
+    # Figures around 2.2 mm between two rounds: one round is off by 1 / sqrt(2) of that in the mean.
+    assert 1.1 < moved.mean() < 2.1
+    assert moved.min() > 0
+
+
+def test_existing_subjects_are_left_alone(cohort: Path, model_folder: Path) -> None:
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in cohort.iterdir()}
+    make_subject(7, SMALL, "test", model_folder, cohort)
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in cohort.iterdir()} == before
+
+
+def test_a_subject_broken_off_half_way_is_made_again(cohort: Path, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "test-00007.ply").write_bytes((cohort / "test-00007.ply").read_bytes()[:5000])
+    make_subject(7, SMALL, "test", model_folder, tmp_path)
+    for name in ("test-00007.ply", "test-00007.mrk.json"):
+        assert (tmp_path / name).read_bytes() == (cohort / name).read_bytes()
+
+
+def test_a_pool_holds_prepared_scans(model_folder: Path, tmp_path: Path) -> None:
+    plan = replace(SMALL, meshes=False)
+    make_subject(7, plan, "test", model_folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test-00007.prepared.npz"]
+    scan = load_prepared(tmp_path / "test-00007.prepared.npz")
+    reference = load_reference()
+    assert 0 < np.linalg.norm(scan.landmarks - reference.landmarks, axis=1).mean() < 8
+    capture, _ = draw_capture(load_simulator(model_folder, "lafas50"), plan, "test", 7)
+    np.testing.assert_array_equal(scan.visible, capture.visible)
+    size = 1.0 / fit_similarity(capture.landmarks, reference.landmarks).scale
+    assert scan.size == pytest.approx(size, rel=1e-6)
+
+
+def test_a_finished_cohort_says_how_it_was_made(cohort: Path, tmp_path: Path) -> None:
+    """Run with worker processes; all subjects are there already, so nothing is simulated."""
+    for index in range(3):
+        for suffix in (".ply", ".mrk.json"):
+            (tmp_path / f"test-{index:05d}{suffix}").write_text("there already", encoding="utf-8")
+    make_cohort(SMALL, "test", 3, tmp_path / "no-model-needed", tmp_path, workers=1)
+    document = json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))
+    assert document["cohort"] == "any-device"
+    assert document["split"] == "test"
+    assert document["subjects"] == 3  # as made, not as the plan has it by default
+    assert document["scheme"] == "lafas50"
+    assert len(list(tmp_path.iterdir())) == 7
+    assert all(path.read_text(encoding="utf-8") == "there already" for path in tmp_path.glob("test-*"))
+
+
+def test_a_written_ply_is_read_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 100, (3000, 3))
+    triangles = np.concatenate([rng.permutation(3000).reshape(-1, 3) for _ in range(2)])
+    write_ply(tmp_path / "soup.ply", points, triangles)
+    mesh = read_scan(tmp_path / "soup.ply")
+    np.testing.assert_allclose(mesh.points, points, atol=1e-4)
+    np.testing.assert_array_equal(mesh.triangles, triangles)
