@@ -99,6 +99,18 @@ def measure_large(settings: Settings, vertices: int = 5_000_000) -> list[Row]:
     ]
 
 
+#: Runs a command and prints its exit status, seconds, peak memory and output. Linux counts as a process's peak what it
+#: had mapped before it became another program, that is all of its parent: so a small parent starts the command.
+_STARTER = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+run = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+seconds = time.perf_counter() - begin
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([run.returncode, seconds, peak, run.stdout]))
+"""
+
+
 @dataclass(frozen=True)
 class CommandRun:
     """One run of the command in a process of its own: wall time, peak resident memory, exit status, its own laps."""
@@ -118,20 +130,17 @@ def run_command(scan: Path, weights: Optional[Path] = None) -> CommandRun:  # no
         command += ["detect", str(scan), "-o", output, "--json", "--device", "cpu"]
         command += [] if weights is None else ["--weights", str(weights)]
         library = str(Path(__file__).resolve().parents[2] / "PALNetLandmarks")
-        log = Path(output) / "log.json"
-        with log.open("wb") as stream:
-            begin = time.perf_counter()
-            process = subprocess.Popen(
-                command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": library}
-            )
-            # wait4 tells the peak of this child alone; getrusage(RUSAGE_CHILDREN) that of the greediest ever.
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        text = log.read_text(encoding="utf-8", errors="replace")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if process.returncode:
-        return CommandRun(seconds, peak, process.returncode, {}, text.strip()[-300:])
+        run = subprocess.run(
+            [sys.executable, "-c", _STARTER, *command],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": library},
+        )
+    status, seconds, peak_kib, text = json.loads(run.stdout)
+    peak = peak_kib * (1 if sys.platform == "darwin" else 1024)
+    if status:
+        return CommandRun(seconds, peak, status, {}, text.strip()[-300:])
     document: dict[str, Any] = json.loads(text)
     return CommandRun(seconds, peak, 0, document["scans"][0]["seconds"])
 
