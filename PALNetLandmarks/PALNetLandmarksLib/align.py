@@ -27,6 +27,7 @@ from .icp import icp
 from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
+from .shape_icp import shape_icp
 
 #: Millimetres per unit.
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
@@ -164,7 +165,6 @@ class _Target:
     rough: CoarseTarget
     coarse: CoarseTarget
     evidence: EvidenceTarget
-    fine: WeightedPoints
 
     @staticmethod
     def of(reference: ReferenceFace) -> _Target:
@@ -183,7 +183,6 @@ class _Target:
             CoarseTarget(rough.points, rough.normals, rough.weights, *nose),
             CoarseTarget(coarse.points, coarse.normals, coarse.weights, *nose),
             EvidenceTarget(even.points, even.normals, even.weights, load_face_shape().at(even.points)),
-            thin_out(points, normals, weights, 5.0),
         )
 
 
@@ -261,7 +260,7 @@ def _try(
     poses = distinct(poses, 120 if borders else 60, 6, 20)
     poses = refine(poses, surface, target.rough, (16, 14, 12, 10, 9, 8, 8, 7))
     poses = refine(distinct(poses, 24 if borders else 16, 8, 15), surface, target.coarse, (7.0,) * 6)
-    poses = icp(distinct(poses, 16 if borders else 12, 8, 15), target.evidence, tree, points, normals, to_the_end=False)
+    poses = icp(distinct(poses, 16 if borders else 12, 8, 15), target.evidence, tree, points, normals)
     return poses, face_evidence(poses, target.evidence, tree, points, normals)
 
 
@@ -272,7 +271,7 @@ def _settle(found: _Found, target: _Target, index: int) -> tuple[Poses, FaceEvid
     points = found.dense[near]
     normals = found.surface.normals[found.surface.lookup(points)]
     tree = cKDTree(points)
-    pose = icp(pose, target.fine, tree, points, normals)
+    pose = shape_icp(pose, target.evidence, tree, points, normals)
     return pose, face_evidence(pose, target.evidence, tree, points, normals)
 
 

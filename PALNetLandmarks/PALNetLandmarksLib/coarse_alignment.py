@@ -20,6 +20,10 @@ Array = NDArray[np.float64]
 
 #: Radius of the ball in which protrusion is measured: a nose is about this high and wide.
 PROTRUSION_RADIUS_MM = 28.0
+#: Mean and standard deviation of the size of faces relative to the reference, children included: a weak prior against
+#: shrinking onto the scan.
+LIKELY_SCALE = (0.95, 0.12)
+_SCALE_RANGE = (0.62, 1.35)
 _VOXEL_MM = 7.0
 _MOST_VOXELS = 220_000
 _NOSE_SPACING_MM = 11.0
@@ -233,8 +237,6 @@ def similarity_step(
     planes: Array,
     offset: Array,
     weights: Array,
-    likely_scale: tuple[float, float] = (0.95, 0.12),
-    scale_range: tuple[float, float] = (0.62, 1.35),
 ) -> tuple[Array, Array, Array]:
     """One Gauss-Newton step of point-to-plane ICP for ``h`` poses at once: new axes, origins and scales.
 
@@ -242,7 +244,6 @@ def similarity_step(
     ----------
     places, planes, offset : (h, n, 3) reference points and normals in the scan, and the way to their partners.
     weights : (h, n)
-    likely_scale : mean and standard deviation of the size of faces; a weak prior against shrinking onto the scan.
     """
     arm = places - origins[:, None]
     rows = np.concatenate(
@@ -253,7 +254,7 @@ def similarity_step(
     normal_matrix = np.matmul(weighted.transpose(0, 2, 1), rows)
     right = np.matmul(weighted.transpose(0, 2, 1), distance[..., None])[..., 0]
     total = weights.sum(axis=1) + 1e-9
-    mean, deviation = likely_scale
+    mean, deviation = LIKELY_SCALE
     # The prior weighs like a hundredth of all points seen with 3 mm of noise each; damping keeps steps from flying off.
     damping = total[:, None] * np.array([4.0, 4.0, 4.0, 2e-3, 2e-3, 2e-3, 0.0])
     growth_weight = total * 0.01 * (3.0 / deviation) ** 2
@@ -265,7 +266,7 @@ def similarity_step(
     step[:, :3] *= np.minimum(1.0, 0.35 / np.maximum(angle, 1e-12))
     new_axes = np.matmul(rotations(step[:, :3]), axes)
     growth = np.clip(1 + step[:, 6], 0.9, 1.1)
-    new_scales = np.clip(scales * growth, *scale_range)
+    new_scales = np.clip(scales * growth, *_SCALE_RANGE)
     return new_axes, origins + step[:, 3:6], new_scales
 
 

@@ -26,7 +26,7 @@ _FARTHEST_MM = 20.0
 #: Reach of the robust weights of the shape fit, mm, and the most a point may count for in the residual.
 _SHAPE_REACH_MM = 6.0
 #: So many independent observations of 1.5 mm each are all points of a face taken for in the shape fit.
-_SHAPE_CERTAINTY = 120 / 1.5**2
+SHAPE_CERTAINTY = 120 / 1.5**2
 #: What the shape fit may still move: radian, mm, relative size (standard deviations).
 _SIMILARITY_SLACK = np.array([0.05, 0.05, 0.05, 3.0, 3.0, 3.0, 0.05])
 
@@ -169,7 +169,7 @@ def _fit_shape(stands_off: Array, weights: Array, target: EvidenceTarget) -> tup
     unexplained = stands_off
     coefficients = np.zeros((len(stands_off), basis.shape[1]))
     for _ in range(3):
-        robust = weights * _SHAPE_CERTAINTY / (1 + (unexplained / _SHAPE_REACH_MM) ** 2) ** 2
+        robust = weights * SHAPE_CERTAINTY / (1 + (unexplained / _SHAPE_REACH_MM) ** 2) ** 2
         weighted = basis.T * robust[:, None]
         normal_matrix = np.matmul(weighted, basis) + np.eye(basis.shape[1])
         coefficients = np.linalg.solve(normal_matrix, np.matmul(weighted, stands_off[..., None]))[..., 0]
