@@ -114,7 +114,7 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
     if fitness < LEAST_FITNESS or evidence.coverage[0] < LEAST_COVERAGE:
         raise NotAFaceError(
             f"No face was found on '{mesh.name}' (fitness {fitness:.2f} < {LEAST_FITNESS}); "
-            "check that the scan shows a face."
+            f"check that the scan shows a face{f' and is in {unit}' if unit else ''}."
         )
     _check_alone(found, pose, target, mesh.name)
     rotation = pose.axes[0].T @ axes

@@ -1,0 +1,103 @@
+"""Samples of a surface: on it, even, and moving with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.sample_surface import sample_surface
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+
+def sphere(radius: float = 50.0, columns: int = 60) -> TriangleMesh:
+    longitude = np.linspace(0, 2 * np.pi, columns + 1)
+    latitude = np.linspace(0, np.pi, columns // 2 + 1)
+    u, v = np.meshgrid(longitude, latitude, indexing="ij")
+    points = radius * np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)], axis=2).reshape(-1, 3)
+    rows = len(latitude)
+    corner = (np.arange(columns)[:, None] * rows + np.arange(rows - 1)).ravel()
+    triangles = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + rows + 1], axis=1),
+            np.stack([corner, corner + rows + 1, corner + rows], axis=1),
+        ]
+    )
+    return TriangleMesh(points, triangles)
+
+
+def test_samples_lie_on_their_triangles_with_their_normals() -> None:
+    mesh = sphere()
+    samples = sample_surface(mesh, 3000)
+    corners = mesh.points[mesh.triangles[samples.triangle_index]]
+    edges = np.stack([corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]], axis=2)
+    local, *_ = zip(*(np.linalg.lstsq(e, p, rcond=None) for e, p in zip(edges, samples.points - corners[:, 0])))
+    u, v = np.array(local).T
+    assert u.min() >= -1e-9 and v.min() >= -1e-9 and (u + v).max() <= 1 + 1e-9
+    assert np.abs(np.einsum("ij,ij->i", samples.points - corners[:, 0], samples.normals)).max() < 1e-9
+    outward = np.einsum("ij,ij->i", samples.points, samples.normals) / np.linalg.norm(samples.points, axis=1)
+    assert outward.min() > 0.95  # counter-clockwise seen from outside
+    assert samples.area == pytest.approx(4 * np.pi * 50**2, rel=5e-3)
+
+
+def test_samples_are_more_even_than_random_ones() -> None:
+    samples = sample_surface(sphere(), 4000).points
+    random = np.random.default_rng(0).normal(size=(4000, 3))
+    random *= 50 / np.linalg.norm(random, axis=1, keepdims=True)
+    probes = 50 * Rotation.random(2000, random_state=1).as_matrix()[:, 0]
+    counts, random_counts = (
+        np.array([len(found) for found in cKDTree(points).query_ball_point(probes, 8.0)])
+        for points in (samples, random)
+    )
+    assert counts.mean() == pytest.approx(random_counts.mean(), rel=0.03)
+    assert counts.std() < 0.7 * random_counts.std()
+    assert counts.min() > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 400))
+def test_every_triangle_gets_its_share_and_none_more_than_one_extra(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    mesh = TriangleMesh(rng.normal(size=(30, 3)), rng.integers(0, 30, (25, 3)))  # degenerate triangles among them
+    samples = sample_surface(mesh, count)
+    areas, _ = mesh.triangle_areas_and_normals
+    got = np.bincount(samples.triangle_index, minlength=25)
+    assert got.sum() == count
+    assert np.abs(got - count * areas / areas.sum()).max() <= 1 + 1e-6
+    assert samples.area == pytest.approx(areas.sum())
+
+
+def test_a_moved_surface_gives_the_moved_samples() -> None:
+    mesh = sphere()
+    rotation, shift = Rotation.random(random_state=3).as_matrix(), np.array([100.0, -2000.0, 7.0])
+    before = sample_surface(mesh, 2000)
+    after = sample_surface(mesh.with_points(mesh.points @ rotation.T + shift), 2000)
+    assert np.array_equal(before.triangle_index, after.triangle_index)
+    assert np.abs(before.points @ rotation.T + shift - after.points).max() < 1e-9
+    assert np.abs(before.normals @ rotation.T - after.normals).max() < 1e-9
+
+
+def test_the_same_file_gives_the_same_bits_and_a_numbering_of_vertices_does_not_matter() -> None:
+    mesh = sphere()
+    order = np.random.default_rng(0).permutation(len(mesh.points))
+    renumbered = TriangleMesh(mesh.points[order], np.argsort(order)[mesh.triangles])
+    first = sample_surface(mesh, 1000)
+    assert np.array_equal(first.points, sample_surface(mesh, 1000).points)
+    assert np.array_equal(first.points, sample_surface(renumbered, 1000).points)
+
+
+def test_a_subset_is_sampled_alone() -> None:
+    mesh = sphere()
+    upper = np.flatnonzero((mesh.points[mesh.triangles][:, :, 2] > 0).all(axis=1))
+    samples = sample_surface(mesh, 500, upper)
+    assert len(samples.points) == 500
+    assert np.isin(samples.triangle_index, upper).all()
+    assert samples.points[:, 2].min() > 0
+
+
+@pytest.mark.parametrize("triangles", [np.zeros((0, 3), np.int64), np.array([[0, 0, 1], [2, 2, 2]])])
+def test_no_area_gives_no_samples(triangles: np.ndarray) -> None:
+    samples = sample_surface(TriangleMesh(np.eye(3), triangles), 100)
+    assert samples.points.shape == (0, 3) and samples.area == 0
