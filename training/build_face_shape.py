@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import thin_out
 from PALNetLandmarksLib.face_evidence import evidence_weights, similarity_columns
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from scipy.spatial import cKDTree
 
@@ -31,7 +33,7 @@ def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.
     even = thin_out(reference.points, reference.normals, weights, SPACING_MM)
     points, normals, weights = even.points, even.normals, even.weights
     mean = model.mean_subject().vertices - model.mean_subject().landmarks[model.labels.index("Prn")]
-    mean_normals = _vertex_normals(mean, model.outer_triangles)
+    mean_normals = TriangleMesh(mean, model.outer_triangles).vertex_normals
     outer = np.unique(model.outer_triangles)
     distance, nearest = cKDTree(mean[outer]).query(points, k=8)
     nearest = outer[nearest]
@@ -47,13 +49,15 @@ def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.
     offsets, turns = [], []
     for _ in range(SUBJECTS):
         vertices = model.draw_subject(rng).vertices
-        rotation, scale, shift = _similarity(on_points(vertices), start, weights)
-        offset = np.einsum("ni,ni->n", scale * on_points(vertices) @ rotation + shift - start, normals)
+        # Fitted from the mean to the subject: the size is then the subject's, whatever stands off the mean.
+        to_mean = fit_similarity(start, on_points(vertices), weights).inverse()
+        offset = np.einsum("ni,ni->n", to_mean.apply(on_points(vertices)) - start, normals)
         # Remove what a similarity can do along the normals: the alignment has seen to that as well.
         root = np.sqrt(weights)
         offset -= columns @ np.linalg.lstsq(columns * root[:, None], offset * root, rcond=None)[0]
         offsets.append(offset)
-        turned = on_points(_vertex_normals(vertices, model.outer_triangles)) @ rotation
+        subject_normals = TriangleMesh(vertices, model.outer_triangles).vertex_normals
+        turned = to_mean.apply_to_vectors(on_points(subject_normals))
         turns.append((turned - start_normals)[:, [0, 2]])
     stood_off, turned_by = np.array(offsets), np.array(turns)
     mean_offset, mean_turn = stood_off.mean(axis=0), turned_by.mean(axis=0)
@@ -68,28 +72,6 @@ def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.
         "mean_turn": mean_turn.astype(np.float32),
         "turn_modes": (np.einsum("sk,snc->nck", coefficients, turned_by - mean_turn) / SUBJECTS).astype(np.float32),
     }
-
-
-def _similarity(
-    source: NDArray[np.float64], target: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
-    """Weighted least squares: ``scale * source @ rotation + shift`` is ``target`` (Umeyama, 1991)."""
-    source_mean, target_mean = weights @ source, weights @ target
-    a, b = source - source_mean, target - target_mean
-    u, s, vt = np.linalg.svd((a * weights[:, None]).T @ b)
-    sign = np.array([1.0, 1.0, np.linalg.det(u @ vt)])
-    rotation = (u * sign) @ vt
-    scale = float((weights @ b**2).sum() / (s * sign).sum())
-    return rotation, scale, target_mean - scale * source_mean @ rotation
-
-
-def _vertex_normals(vertices: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
-    corners = vertices[triangles]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.stack(
-        [np.bincount(triangles.ravel(), np.repeat(cross[:, axis], 3), len(vertices)) for axis in range(3)], axis=1
-    )
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
 def main() -> None:

@@ -14,8 +14,9 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy.spatial import cKDTree
 
 from .simulation.cameras import Device, Scene, see
-from .simulation.fusion import compact, fuse
+from .simulation.fusion import fuse
 from .simulation.head import HeadModel
+from .simulation.surfaces import compact
 
 #: The head around the tip of the nose (mm): from behind the ears to the nose, from under the chin to the hairline.
 REGION_OF_INTEREST = np.array([[-100.0, -12.0, -95.0], [100.0, 150.0, 125.0]])

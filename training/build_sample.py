@@ -13,8 +13,8 @@ import numpy as np
 
 from .cohort import PLANS, draw_capture
 from .simulation.capture import CaptureSimulator
-from .simulation.fusion import compact
 from .simulation.head import HeadModel
+from .simulation.surfaces import compact
 from .write_ply import write_ply
 
 #: Subject of the test split of the clinic cohort: hair above the forehead, both ears and the trichion in view.

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 
+from .benchmarks.metrics import RADIUS_95, calibration
 from .height_map_task import HeightMapTask
-
-#: Radius, in standard deviations per axis, of the ball that holds 95 % of a Gaussian in three dimensions.
-RADIUS_95 = 2.7955
 
 #: A landmark's own scale counts as much as this many subjects' worth of the common one.
 PRIOR_SUBJECTS = 40
@@ -53,11 +51,10 @@ def main() -> None:
     network.eval()
     errors, deviations = task.run(network, a.passes)
     scale = fit_deviation_scale(errors, deviations)
-    held = np.nanmean(np.where(np.isfinite(errors), errors <= RADIUS_95 * deviations * scale, np.nan))
     result = {
         "deviation_scale": np.round(scale, 4).tolist(),
         "subjects": len(errors),
-        "held_95": float(held),
+        "held_95": calibration(errors, deviations * scale)["within_95"],
         "error_mm": float(np.nanmean(errors)),
     }
     a.output.write_text(json.dumps(result, indent=1), encoding="utf-8")

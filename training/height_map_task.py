@@ -29,19 +29,7 @@ from .prepared import PreparedScan, load_prepared
 HIDDEN_WEIGHT = 0.1
 
 
-def network_config(scheme: LandmarkScheme, maps: HeightMapConfig | None = None) -> HeightMapNetConfig:
-    """The architecture for a landmark scheme: kinds and sides from its labels."""
-    stems = [label[:-2] if label[-2:] in ("_R", "_L") else label for label in scheme.labels]
-    order = list(dict.fromkeys(stems))
-    side = {"_R": 1, "_L": 2}
-    return HeightMapNetConfig(
-        kinds=tuple(order.index(stem) for stem in stems),
-        sides=tuple(side.get(label[-2:], 0) for label in scheme.labels),
-        maps=maps or HeightMapConfig(),
-    )
-
-
-def network_config_of(
+def network_config(
     mirrored: Sequence[int], mean_landmarks: NDArray[np.float64], maps: HeightMapConfig | None = None
 ) -> HeightMapNetConfig:
     """The architecture for landmarks of any name: ``mirrored`` names each one's counterpart (itself; -1: none)."""
@@ -102,7 +90,7 @@ class HeightMapTask:
     ) -> None:
         self.scheme, self.reference, self.seed = scheme, reference, seed
         self.mirrored = scheme.mirrored if mirrored is None else mirrored
-        self.config = network_config(scheme) if mirrored is None else network_config_of(mirrored, reference.landmarks)
+        self.config = network_config(self.mirrored, reference.landmarks)
         self.frames = landmark_frames(reference.landmark_normals, self.mirrored)
         self._training = training
         self._validation = _files(validation)[:validation_limit]

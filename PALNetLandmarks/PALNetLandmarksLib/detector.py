@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import Alignment, align_to_reference
+from .align import align_to_reference
 from .detection import Detection
 from .device import choose_device
 from .errors import LandmarkingError, NotAFaceError
@@ -109,7 +109,7 @@ class LandmarkDetector:
         )
         stopwatch.lap("align")
         placed = self._placer.place(aligned, alignment.face_scale, stopwatch)
-        self._check_shape(placed, alignment, mesh.name)
+        self._check_shape(placed, mesh.name)
         points, distance = self._to_surface(aligned, placed.points)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
@@ -161,7 +161,7 @@ class LandmarkDetector:
             on_surface = locator.centroid_of_nearest_vertices(points)[0]
         return on_surface, distance
 
-    def _check_shape(self, placed: Placed, alignment: Alignment, name: str) -> None:
+    def _check_shape(self, placed: Placed, name: str) -> None:
         """Refuse landmarks that do not lie like a face's: registration or network was misled."""
         if not np.isfinite(placed.points).all():
             raise NotAFaceError(f"The landmarks on '{name}' could not be computed; check the scan for damage.")

@@ -35,8 +35,7 @@ class TriangleMesh:
     @cached_property
     def triangle_areas_and_normals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Areas (m,) in squared units of the points, and unit normals (m, 3); zero normals for degenerate triangles."""
-        corners = self.points[self.triangles]
-        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        cross = self._crossed_edges()
         length = np.linalg.norm(cross, axis=1)
         normals = cross / np.maximum(length, np.finfo(float).tiny)[:, None]
         return 0.5 * length, normals
@@ -44,11 +43,14 @@ class TriangleMesh:
     @cached_property
     def vertex_normals(self) -> NDArray[np.float64]:
         """Area-weighted unit normals (n, 3); zero for vertices without triangles."""
-        areas, normals = self.triangle_areas_and_normals
-        weighted = normals * areas[:, None]
+        cross = self._crossed_edges()  # as long as twice the area
         total = np.empty_like(self.points)
         for axis in range(3):
             total[:, axis] = np.bincount(
-                self.triangles.ravel(), weights=np.repeat(weighted[:, axis], 3), minlength=len(self.points)
+                self.triangles.ravel(), weights=np.repeat(cross[:, axis], 3), minlength=len(self.points)
             )
         return total / np.maximum(np.linalg.norm(total, axis=1), np.finfo(float).tiny)[:, None]
+
+    def _crossed_edges(self) -> NDArray[np.float64]:
+        corners = self.points[self.triangles]
+        return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

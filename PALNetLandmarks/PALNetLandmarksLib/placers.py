@@ -17,7 +17,6 @@ from .initial_landmarks import place_initial_landmarks
 from .mesh import TriangleMesh
 from .palnet import PALNet, PALNetConfig
 from .patches import PatchConfig, extract_patches, sample_cloud
-from .procrustes import SimilarityTransform
 from .reference import ReferenceFace
 from .refine import REACH_MM, Forward, refine_landmarks
 from .region_of_interest import crop_to_region_of_interest, sample_region_of_interest
@@ -71,9 +70,8 @@ class HeightMapPlacer:
 
     def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Placed:
         """See ``Placer.place``."""
-        # The network knows faces of the reference's size; only the samples are scaled, never the scan.
-        to_reference_size = SimilarityTransform(1.0 / face_scale, np.eye(3), np.zeros(3))
-        samples = sample_region_of_interest(mesh.with_points(to_reference_size.apply(mesh.points)), self._reference)
+        # The network knows faces of the reference's size.
+        samples = sample_region_of_interest(mesh.with_points(mesh.points * (1.0 / face_scale)), self._reference)
         points = samples.points.astype(np.float32)
         stopwatch.lap("sampling")
         initial = place_initial_landmarks(self._reference.landmarks, points, REACH_MM)

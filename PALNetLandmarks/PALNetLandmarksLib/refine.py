@@ -62,7 +62,7 @@ def refine_landmarks(
     for number in range(passes):
         if number:
             # Certain landmarks say where the face is; uncertain ones follow.
-            to_reference = fit_similarity(landmarks, mean_landmarks, 1.0 / (1.0 + (deviation / 1.0) ** 2))
+            to_reference = fit_similarity(landmarks, mean_landmarks, 1.0 / (1.0 + deviation**2))
         centres = to_reference.apply(landmarks)
         maps = cut(
             to_reference.apply(points).astype(np.float32),

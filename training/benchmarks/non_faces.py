@@ -13,8 +13,8 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.resources import resource_path
 
-from ..simulation.fusion import compact
 from ..simulation.head import HeadModel
+from ..simulation.surfaces import compact, join
 from .metrics import Array
 from .repeatability import in_random_pose
 from .row import Row, Settings
@@ -131,11 +131,7 @@ def two_faces(rng: np.random.Generator) -> TriangleMesh:
     away[rng.integers(3)] = (high - low).max() * rng.uniform(1.05, 1.3)
     # Shorter or taller, so that neither is a copy of the other.
     other = (one.points - low) * rng.uniform(0.9, 1.1) + low + away
-    return TriangleMesh(
-        np.concatenate([one.points, other]),
-        np.concatenate([one.triangles, one.triangles + len(one.points)]),
-        "two.ply",
-    )
+    return TriangleMesh(*join([(one.points, one.triangles), (other, one.triangles)]), "two.ply")
 
 
 def _without_model(make: Callable[[np.random.Generator], TriangleMesh]) -> Callable[..., TriangleMesh]:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from PALNetLandmarksLib.mesh import TriangleMesh
-from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-from vtkmodules.vtkCommonDataModel import vtkImageData
-from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
 
 from ..simulation.noise import smooth_noise
+from ..simulation.surfaces import zero_surface
 from .metrics import Array
 
 #: Edge of the cells from which shapes are contoured, mm.
@@ -46,19 +44,7 @@ def solid(parts: Sequence[Callable[[Array], Array]], name: str, blend: float = 1
 
 def contour(field: Array, corner: Array, cell: float, name: str) -> TriangleMesh:
     """The zero surface of a field (nx, ny, nz), negative inside."""
-    image = vtkImageData()
-    image.SetDimensions(*field.shape)
-    image.SetSpacing(cell, cell, cell)
-    image.SetOrigin(*corner)
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(field.ravel(order="F")), deep=True))
-    edges = vtkFlyingEdges3D()
-    edges.SetInputData(image)
-    edges.SetValue(0, 0.0)
-    edges.ComputeNormalsOff()
-    edges.Update()
-    surface = edges.GetOutput()
-    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
-    triangles = vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
+    points, triangles = zero_surface(field, corner.tolist(), cell)
     corners = points[triangles]
     volume = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
     return TriangleMesh(points, triangles if volume > 0 else triangles[:, ::-1].copy(), name)

@@ -19,7 +19,7 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.resources import resource_path
 
-from ..simulation.fusion import compact
+from ..simulation.surfaces import compact, find_edges, split_triangles
 from ..write_ply import write_ply
 from .row import Row, Settings
 
@@ -161,7 +161,7 @@ def with_vertices(mesh: TriangleMesh, count: int) -> TriangleMesh:
 def vertices_after(mesh: TriangleMesh, splits: int) -> int:
     """How many vertices the mesh has after so many subdivisions."""
     faces = len(mesh.triangles)
-    vertices, edges = len(mesh.points), len(_edges(mesh)[0])
+    vertices, edges = len(mesh.points), len(find_edges(mesh.triangles, len(mesh.points))[0])
     for _ in range(splits):
         vertices, edges, faces = vertices + edges, 2 * edges + 3 * faces, 4 * faces
     return vertices
@@ -177,13 +177,7 @@ def with_faces(mesh: TriangleMesh, count: int) -> TriangleMesh:
 
 def subdivide(mesh: TriangleMesh) -> TriangleMesh:
     """Each triangle cut into four at the middles of its edges; the surface stays what it is."""
-    edges, edge_of = _edges(mesh)
-    middles = len(mesh.points) + edge_of.reshape(-1, 3)  # of the edges ab, bc, ca
-    a, b, c = mesh.triangles.T
-    ab, bc, ca = middles.T
-    triangles = np.concatenate(
-        [np.stack(corners, axis=1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
-    )
+    triangles, edges = split_triangles(mesh.triangles, len(mesh.points))
     points = np.concatenate([mesh.points, mesh.points[edges].mean(axis=1)])
     return TriangleMesh(points, triangles, mesh.name)
 
@@ -193,13 +187,6 @@ def write_obj(path: Path, mesh: TriangleMesh) -> None:
     with path.open("w", encoding="ascii") as stream:
         np.savetxt(stream, mesh.points, fmt="v %.4f %.4f %.4f")
         np.savetxt(stream, mesh.triangles + 1, fmt="f %d %d %d")
-
-
-def _edges(mesh: TriangleMesh) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Edges (e, 2), and for each triangle's ab, bc, ca in turn (3 m,) which edge it is."""
-    pairs = np.sort(mesh.triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    keys, edge_of = np.unique(pairs[:, 0] * len(mesh.points) + pairs[:, 1], return_inverse=True)
-    return np.stack([keys // len(mesh.points), keys % len(mesh.points)], axis=1), edge_of.reshape(-1)
 
 
 class _TwoCores:

@@ -8,6 +8,7 @@ import numpy as np
 from embreex import rtcore_scene
 from embreex.mesh_construction import TriangleMesh as EmbreeMesh
 from numpy.typing import NDArray
+from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy import ndimage
 from scipy.special import erfinv
 
@@ -107,9 +108,7 @@ class Scene:
     def __init__(self, points: NDArray[np.float64], triangles: NDArray[np.int64], fuzzy: NDArray[np.bool_]) -> None:
         self._scene = rtcore_scene.EmbreeScene()
         self._mesh = EmbreeMesh(self._scene, points.astype(np.float32), triangles.astype(np.int32))
-        corners = points[triangles]
-        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        self.normals = (cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+        self.normals = TriangleMesh(points, triangles).triangle_areas_and_normals[1].astype(np.float32)
         self.fuzzy = fuzzy
 
     def cast(

@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 import fast_simplification
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from .cameras import Device, Scene, draw_device, see
 from .clothing import sew_collar, sew_garment
-from .fusion import compact, fuse, mesh_range_image
+from .fusion import fuse, mesh_range_image
 from .hair import HairShell, HairStyle, draw_hair_style, grow_facial_hair
 from .head import HeadModel, Subject
 from .noise import smooth_noise
+from .surfaces import compact, join
 
 #: How often each device is drawn for the wide training pool; the clinic's cohort uses ``stereo`` alone.
 DEVICE_SHARES = {"stereo": 0.55, "frontal": 0.13, "handheld": 0.18, "tomography": 0.09, "half": 0.05}
@@ -49,6 +51,7 @@ class CaptureSimulator:
     def __init__(self, model: HeadModel) -> None:
         self.model = model
         self._shell = HairShell(model)
+        self._mouth_triangles = model.triangles_of("mouth_socket")
 
     def capture(
         self, subject: Subject, rng: np.random.Generator, device_name: str | None = None, hair: float = 1.0
@@ -74,7 +77,8 @@ class CaptureSimulator:
         if name != "clean":
             points, triangles = _spoil(points, triangles, rng)
         distance, _ = cKDTree(points).query(landmarks)
-        spacing = np.sqrt(1.2 * _area(points, triangles) / max(len(points), 1))
+        area = float(TriangleMesh(points, triangles).triangle_areas_and_normals[0].sum())
+        spacing = np.sqrt(1.2 * area / max(len(points), 1))
         return Capture(points, triangles, landmarks, distance < VISIBLE_MM + spacing, self.model.labels, name)
 
     def _dress(
@@ -90,7 +94,7 @@ class CaptureSimulator:
         landmarks = landmarks + growth[tree.query(landmarks)[1]]
         parts = [(subject.vertices + growth, model.outer_triangles, False)]
         if rng.random() < 0.5:  # an open mouth has an inside; cameras rarely reach it
-            parts.append((subject.vertices + growth, model.triangles_of("mouth_socket"), False))
+            parts.append((subject.vertices + growth, self._mouth_triangles, False))
         parts.append((*self._shell.grow(subject, style, rng), style.kind == "hair"))
         if clothed:
             garment = rng.random()
@@ -98,9 +102,7 @@ class CaptureSimulator:
                 parts.append((*sew_garment(subject.size, rng), False))
             if garment > 0.4:
                 parts.append((*sew_collar(subject.size, rng), False))
-        offsets = np.cumsum([0] + [len(part[0]) for part in parts[:-1]])
-        points = np.concatenate([part[0] for part in parts])
-        triangles = np.concatenate([part[1] + offset for part, offset in zip(parts, offsets)])
+        points, triangles = join([(part[0], part[1]) for part in parts])
         fuzzy = np.concatenate([np.full(len(part[1]), part[2]) for part in parts])
         return points, triangles, fuzzy, landmarks
 
@@ -125,12 +127,7 @@ class CaptureSimulator:
                 image = replace(image, origin=turn @ image.origin + shift, axes=image.axes @ turn.T)
             images.append(image)
         if device.name in ("stereo", "frontal", "half") and rng.random() < 0.12:
-            meshes = [mesh_range_image(image) for image in images]
-            offsets = np.cumsum([0] + [len(mesh[0]) for mesh in meshes[:-1]])
-            return (
-                np.concatenate([mesh[0] for mesh in meshes]),
-                np.concatenate([mesh[1] + offset for mesh, offset in zip(meshes, offsets)]),
-            )
+            return join([mesh_range_image(image) for image in images])
         rotation = Rotation.random(random_state=rng).as_matrix()
         return fuse(images, device.voxel_mm, rng.uniform(0.6, 1.6), rotation)
 
@@ -194,10 +191,3 @@ def _spoil(
     points = points.copy()
     points[spikes] += rng.normal(0, 4, (len(spikes), 3))
     return compact(points, triangles)
-
-
-def _area(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
-    corners = points[triangles]
-    return float(
-        0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
-    )

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise import smooth_noise
-
-Surface = tuple[NDArray[np.float64], NDArray[np.int64]]
+from .surfaces import Surface
 
 
 def _loft(rings: NDArray[np.float64]) -> Surface:

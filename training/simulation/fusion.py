@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-import vtk
 from numpy.typing import NDArray
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from .cameras import RangeImage
+from .surfaces import compact, zero_surface
 
 
 def fuse(
@@ -121,34 +120,13 @@ def _isosurface(
     field: NDArray[np.float32], observed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The zero level of ``field`` in voxel units, without the parts that lean on voxels nobody observed."""
-    image = vtk.vtkImageData()
-    image.SetDimensions(*field.shape)
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(field.ravel(order="F"))))
-    edges = vtk.vtkFlyingEdges3D()
-    edges.SetInputData(image)
-    edges.SetValue(0, 0.0)
-    edges.ComputeNormalsOff()
-    edges.ComputeGradientsOff()
-    edges.ComputeScalarsOff()
-    edges.Update()
-    surface = edges.GetOutput()
-    if surface.GetNumberOfCells() == 0:
-        return np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64)
-    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
-    triangles = vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
+    points, triangles = zero_surface(field)
     triangles = triangles[:, ::-1]  # the field grows outwards; VTK winds the other way
     below = np.floor(points + 1e-4).astype(int)
     above = np.minimum(np.ceil(points - 1e-4).astype(int), np.array(field.shape) - 1)
     good = observed[tuple(below.T)] & observed[tuple(above.T)]
     triangles = triangles[good[triangles].all(axis=1)]
     return compact(points, triangles)
-
-
-def compact(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Drop the points that no triangle uses."""
-    used = np.zeros(len(points), dtype=bool)
-    used[triangles] = True
-    return points[used], (np.cumsum(used) - 1)[triangles]
 
 
 def mesh_range_image(image: RangeImage) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from .head import HeadModel, Subject
 from .noise import smooth_noise
+from .surfaces import split_triangles
 
 #: Height (mm, on the neutral head) of the annotated trichion.
 TRICHION_HEIGHT = 112.9
@@ -143,7 +145,7 @@ class HairShell:
         else:
             thickness = style.thickness_mm * (1 + 0.15 * smooth_noise(base, 50.0, rng))
         height = (0.3 + thickness * np.sqrt(rise)) * subject.size
-        points = base + _normals(base, self._triangles) * height[:, None]
+        points = base + TriangleMesh(base, self._triangles).vertex_normals * height[:, None]
         keep = (inside > 0)[self._triangles].all(axis=1)
         return points, self._triangles[keep]
 
@@ -177,16 +179,7 @@ def grow_facial_hair(
         moustache = (np.abs(x) < 28) & (z < -14) & (z > -24.5 - 0.2 * np.abs(x)) & (y < -98) & ~(z > -11)
         amount += style.moustache_mm * moustache * np.clip(1 + 0.5 * smooth_noise(model.neutral, 7, rng), 0, 3)
     amount = np.where(skin, amount, 0.0)
-    return _normals(subject.vertices, model.skin_triangles) * amount[:, None]
-
-
-def _normals(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
-    corners = points[triangles]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.stack(
-        [np.bincount(triangles.ravel(), np.repeat(cross[:, axis], 3), len(points)) for axis in range(3)], axis=1
-    )
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return TriangleMesh(subject.vertices, model.skin_triangles).vertex_normals * amount[:, None]
 
 
 def _flatten_ears(neutral: NDArray[np.float64], triangles: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -213,18 +206,9 @@ def _flatten_ears(neutral: NDArray[np.float64], triangles: NDArray[np.int64]) ->
 
 
 def _subdivide(triangles: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
-    """Split every triangle in four at the midpoints of its edges.
-
-    Returns the triangles and the matrix (new count, count) that makes the new vertices from the old ones.
-    """
-    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1)
-    unique, inverse = np.unique(edges, axis=0, return_inverse=True)
-    inverse = inverse.reshape(3, -1).T + count
-    a, b, c = triangles.T
-    ab, bc, ca = inverse.T
-    split = np.vstack([np.stack(t, axis=1) for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+    """Split every triangle in four; also returns the matrix (new count, count) that makes the new vertices."""
+    split, edges = split_triangles(triangles, count)
     middle = sparse.csr_matrix(
-        (np.full(2 * len(unique), 0.5), (np.repeat(np.arange(len(unique)), 2), unique.ravel())),
-        shape=(len(unique), count),
+        (np.full(edges.size, 0.5), (np.repeat(np.arange(len(edges)), 2), edges.ravel())), shape=(len(edges), count)
     )
     return split, sparse.vstack([sparse.identity(count, format="csr"), middle]).tocsr()

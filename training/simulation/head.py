@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.mesh import TriangleMesh
 
 from .noise import smooth_noise
 
@@ -78,6 +79,7 @@ class HeadModel:
         self.rules = _read_rules(folder / "landmarks50.json", scheme)
         self.skin_triangles = self.triangles_of("face", "head_neck")
         self.outer_triangles = self.triangles_of(*self.OUTER_SURFACE)
+        self._neutral_mesh = TriangleMesh(self.neutral, self.skin_triangles)
         self._extremum_candidates = {rule.label: self._find_candidates(rule) for rule in self.rules if rule.direction}
 
     @property
@@ -179,9 +181,7 @@ class HeadModel:
         skin = np.arange(self.parts["head_neck"][1])
         if rule.label[-2:] not in ("_R", "_L"):
             return skin[np.abs(self.neutral[skin, 0]) < 0.6]
-        corners = self.neutral[self.skin_triangles]
-        cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 0]
-        lateral = np.bincount(self.skin_triangles.ravel(), np.repeat(cross, 3), len(skin))
+        lateral = self._neutral_mesh.vertex_normals[skin, 0]
         return skin[lateral * (1 if rule.label.endswith("_L") else -1) > 0]
 
 
