@@ -98,16 +98,17 @@ def test_a_written_subject_is_read_back_as_it_was_captured(cohort: Path, model_f
     capture, _ = draw_capture(load_simulator(model_folder, "lafas50"), SMALL, "test", 7)
     assert landmarks.labels == capture.labels
     np.testing.assert_array_equal(landmarks.defined, capture.visible)
-    np.testing.assert_array_equal(mesh.triangles, capture.triangles)
+    # Corner by corner, as vertices that lie in one place are one vertex after reading.
+    corners, captured = mesh.points[mesh.triangles].reshape(-1, 3), capture.points[capture.triangles].reshape(-1, 3)
     # The file is the capture in a pose of its own, in millimetres.
-    pose = fit_similarity(capture.points, mesh.points)
+    pose = fit_similarity(captured, corners)
     assert pose.scale == pytest.approx(1.0, abs=1e-5)
     assert np.abs(pose.rotation - np.eye(3)).max() > 0.1
-    np.testing.assert_allclose(mesh.points, pose.apply(capture.points), atol=1e-3)
+    np.testing.assert_allclose(corners, pose.apply(captured), atol=1e-3)
     found = landmarks.points[landmarks.defined]
     np.testing.assert_allclose(found, pose.apply(capture.landmarks[capture.visible]), atol=1e-3)
     _, distance = SurfaceLocator(mesh).nearest_on_surface(found)
-    assert np.median(distance) < 0.7
+    assert distance.max() < 1e-3
     assert distance.max() < 7.0
 
 

@@ -58,11 +58,11 @@ class CohortPlan:
 PLANS = {
     plan.name: plan
     for plan in (
-        CohortPlan("lafas-sim", 1, "lafas50", 214, "stereo", 0.6, True, True, False),
-        CohortPlan("facescape-sim", 2, "multipie68", 700, "clean", 0.0, False, True, False),
-        CohortPlan("pool", 3, "lafas50", 3000, None, 1.0, False, False, False),
-        CohortPlan("clinic", 4, "lafas50", 200, "stereo", 0.6, False, True, True),
-        CohortPlan("any-device", 5, "lafas50", 1000, None, 1.0, False, True, True),
+        CohortPlan("lafas-sim", 11, "lafas50", 214, "stereo", 0.6, True, True, False),
+        CohortPlan("facescape-sim", 12, "multipie68", 700, "clean", 0.0, False, True, False),
+        CohortPlan("pool", 13, "lafas50", 3000, None, 1.0, False, False, False),
+        CohortPlan("clinic", 14, "lafas50", 200, "stereo", 0.6, False, True, True),
+        CohortPlan("any-device", 15, "lafas50", 1000, None, 1.0, False, True, True),
     )
 }
 

@@ -8,6 +8,7 @@ import fast_simplification
 import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.surface import SurfaceLocator
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -17,7 +18,7 @@ from .fusion import fuse, mesh_range_image
 from .hair import HairShell, HairStyle, draw_hair_style, grow_facial_hair
 from .head import HeadModel, Subject
 from .noise import smooth_noise
-from .surfaces import compact, join
+from .surfaces import bridge_holes, compact, join, unweld
 
 #: How often each device is drawn for the wide training pool; the clinic's cohort uses ``stereo`` alone.
 DEVICE_SHARES = {"stereo": 0.55, "frontal": 0.13, "handheld": 0.18, "tomography": 0.09, "half": 0.05}
@@ -25,7 +26,7 @@ DEVICE_SHARES = {"stereo": 0.55, "frontal": 0.13, "handheld": 0.18, "tomography"
 #: Fewest and most vertices of a simulated file.
 VERTEX_COUNTS = (5_000, 300_000)
 
-#: A landmark counts as captured when the scan passes this close to its true position.
+#: A landmark counts as captured when the scan's surface passes this close to its true position.
 VISIBLE_MM = 2.5
 
 
@@ -33,8 +34,8 @@ VISIBLE_MM = 2.5
 class Capture:
     """A simulated scan in the head frame (LPS mm).
 
-    ``points`` (n, 3), ``triangles`` (m, 3), ``landmarks`` (L, 3) without annotator noise, ``visible`` (L,): the scan
-    has a surface there, ``device`` its name.
+    ``points`` (n, 3), ``triangles`` (m, 3), ``landmarks`` (L, 3) without annotator noise and, where ``visible`` (L,),
+    on the scan's surface; ``visible``: the scan has a surface there; ``device`` its name.
     """
 
     points: NDArray[np.float64]
@@ -72,14 +73,19 @@ class CaptureSimulator:
             style = replace(style, beard_mm=0.0, moustache_mm=0.0)
         points, triangles, fuzzy, landmarks = self._dress(subject, style, rng, clothed=not bare and rng.random() < hair)
         points, triangles = self._photograph(points, triangles, fuzzy, device, subject.size, rng)
+        if name != "clean":
+            points = _roughen(points, triangles, rng)
+            if rng.random() < 0.55:
+                points, triangles = bridge_holes(points, triangles, float(np.exp(rng.uniform(*np.log((2.0, 14.0))))))
         points, triangles = _crop(points, triangles, subject.size, device, rng)
         points, triangles = _resample(points, triangles, int(wanted), rng)
         if name != "clean":
             points, triangles = _spoil(points, triangles, rng)
-        distance, _ = cKDTree(points).query(landmarks)
-        area = float(TriangleMesh(points, triangles).triangle_areas_and_normals[0].sum())
-        spacing = np.sqrt(1.2 * area / max(len(points), 1))
-        return Capture(points, triangles, landmarks, distance < VISIBLE_MM + spacing, self.model.labels, name)
+        on_surface, distance = SurfaceLocator(TriangleMesh(points, triangles)).nearest_on_surface(landmarks)
+        visible = distance < VISIBLE_MM
+        # An annotator clicks on the scan: where it closed the lips or smoothed a rim, the landmark goes with it.
+        landmarks = np.where(visible[:, None], on_surface, landmarks)
+        return Capture(points, triangles, landmarks, visible, self.model.labels, name)
 
     def _dress(
         self, subject: Subject, style: HairStyle, rng: np.random.Generator, clothed: bool
@@ -132,6 +138,17 @@ class CaptureSimulator:
         return fuse(images, device.voxel_mm, rng.uniform(0.6, 1.6), rotation)
 
 
+def _roughen(
+    points: NDArray[np.float64], triangles: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Pores, wrinkles and the matcher's pattern: relief that every camera sees alike, finer than the head model."""
+    relief = rng.uniform(0, 0.10) * smooth_noise(points, rng.uniform(3, 6), rng, 48)
+    relief += rng.uniform(0, 0.14) * smooth_noise(points, rng.uniform(7, 14), rng, 32)
+    # Not the same everywhere: some regions are smooth.
+    relief *= np.clip(1 + 0.7 * smooth_noise(points, 60, rng), 0, None)
+    return points + relief[:, None] * TriangleMesh(points, triangles).vertex_normals
+
+
 def _crop(
     points: NDArray[np.float64], triangles: NDArray[np.int64], size: float, device: Device, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -178,7 +195,7 @@ def _spoil(
         gone = away < rng.uniform(2, 9) * (1 + 0.4 * smooth_noise(centres, 8, rng))
         if not (away[gone] > 25).any():
             triangles, centres = triangles[~gone], centres[~gone]
-    for _ in range(int(rng.choice([0, 0, 0, 1, 4, 15]))):
+    for _ in range(int(rng.choice([0, 0, 0, 0, 1, 3, 10]))):
         middle = centres[rng.integers(len(centres))]
         piece = triangles[np.linalg.norm(centres - middle, axis=1) < rng.uniform(1.5, 6)]
         if len(piece):
@@ -190,4 +207,7 @@ def _spoil(
     spikes = rng.integers(len(points), size=int(rng.choice([0, 0, 3, 20])))
     points = points.copy()
     points[spikes] += rng.normal(0, 4, (len(spikes), 3))
-    return compact(points, triangles)
+    points, triangles = compact(points, triangles)
+    if rng.random() < 0.08 and 3 * len(triangles) <= VERTEX_COUNTS[1]:
+        return unweld(points, triangles)
+    return points, triangles

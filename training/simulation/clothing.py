@@ -44,7 +44,8 @@ def sew_garment(size: float, rng: np.random.Generator) -> Surface:
     outward = points - [0, 25, 0]
     outward[:, 2] = 0
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
-    return (points + outward * folds[:, None]) * size, triangles
+    # The levels run downwards, so the tube is wound inside out.
+    return (points + outward * folds[:, None]) * size, triangles[:, ::-1]
 
 
 def sew_collar(size: float, rng: np.random.Generator) -> Surface:

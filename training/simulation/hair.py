@@ -139,12 +139,16 @@ class HairShell:
             strands = smooth_noise(base * [1, 1, rng.uniform(0.2, 1)], rng.uniform(6, 14), rng, 32)
             lumps = smooth_noise(base, 28.0, rng)
             thickness = style.thickness_mm * np.clip(body + style.roughness * (0.6 * lumps + 0.5 * strands), 0.1, None)
-            over_ear = np.exp(-(((self._azimuth - 98) / 32) ** 2)) * (np.abs(self._neutral[:, 2] - 5) < 60)
+            # Over a covered ear the hair stands off and falls back to the head and neck without a step.
+            height_above_ear = (self._neutral[:, 2] - rng.uniform(0, 15)) / rng.uniform(35, 60)
+            over_ear = np.exp(-(((self._azimuth - 98) / rng.uniform(28, 42)) ** 2) - height_above_ear**2)
             covered = np.where(left, style.covers_ears[1], style.covers_ears[0])
-            thickness = thickness + 8.0 * over_ear * covered
+            thickness = thickness + rng.uniform(5, 13) * over_ear * covered
         else:
             thickness = style.thickness_mm * (1 + 0.15 * smooth_noise(base, 50.0, rng))
-        height = (0.3 + thickness * np.sqrt(rise)) * subject.size
+        # Cut hair stands up at once, combed hair rises from the skin, thinning hair hardly at all; its edge lies a
+        # little under the skin, so that there is no wall around it.
+        height = (thickness * rise ** rng.uniform(0.5, 1.3) - rng.uniform(0, 0.4) * (1 - rise)) * subject.size
         points = base + TriangleMesh(base, self._triangles).vertex_normals * height[:, None]
         keep = (inside > 0)[self._triangles].all(axis=1)
         return points, self._triangles[keep]
@@ -169,11 +173,12 @@ def grow_facial_hair(
     amount += 0.7 * rng.uniform(0, 1.5) * brow * (1 + 0.5 * smooth_noise(model.neutral, 6.0, rng))
     lips = (np.abs(x) < 27) & (z < -25) & (z > -46) & (y < -95)
     if style.beard_mm:
-        beard = (z < -18 + 0.012 * x**2 * (np.abs(x) > 30) * 0.5) & (z > -110) & (y < -10) & ~lips
-        beard &= ~((np.abs(x) < 30) & (z > -28))
-        rough = np.clip(
-            1 + 0.5 * smooth_noise(model.neutral, 9, rng) + 0.4 * smooth_noise(model.neutral, 25, rng), 0, 3
-        )
+        upper = -18 + 0.012 * x**2 * (np.abs(x) > 30) * 0.5 + 2 * smooth_noise(model.neutral, 30, rng)
+        soft = rng.uniform(2, 8)
+        beard = np.clip((upper - z) / soft, 0, 1) * np.clip((z + 110) / 10, 0, 1) * np.clip((-10 - y) / 10, 0, 1)
+        beard *= ~lips & ~((np.abs(x) < 30) & (z > -28))
+        lumps = rng.uniform(0.05, 0.3) * smooth_noise(model.neutral, 9, rng)
+        rough = np.clip(1 + lumps + 0.3 * smooth_noise(model.neutral, 40, rng), 0, 3)
         amount += style.beard_mm * beard * rough
     if style.moustache_mm:
         moustache = (np.abs(x) < 28) & (z < -14) & (z > -24.5 - 0.2 * np.abs(x)) & (y < -98) & ~(z > -11)

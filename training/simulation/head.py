@@ -97,12 +97,16 @@ class HeadModel:
 
     def draw_subject(self, rng: np.random.Generator, expressive: bool = True) -> Subject:
         """Draw a person: identity, size, asymmetry, mild expression; see the issue's section 3."""
-        spread = rng.uniform(0.85, 1.3)
+        spread = rng.uniform(0.8, 1.2)
         weights = rng.normal(size=len(self.identity)) * spread
         neutral = self.neutral + np.tensordot(weights.astype(np.float32), self.identity, axes=1)
         # Broad and local deformations that the 100 modes cannot make: asymmetry, and people unlike the scanned ones.
-        for wavelength, amplitude in ((140.0, 1.3), (60.0, 0.6), (30.0, 0.25)):
-            neutral = neutral + amplitude * rng.uniform(0, 1.5) * smooth_noise(neutral, wavelength, rng, 24, 3)
+        neutral = neutral + 1.3 * rng.uniform(0, 1.5) * smooth_noise(neutral, 140.0, rng, 24, 3)
+        # The finer ones along the normal alone: skin that slides along itself shows nowhere but in the labels.
+        normals = TriangleMesh(neutral, self.triangles).vertex_normals
+        for wavelength, amplitude in ((60.0, 0.7), (30.0, 0.3)):
+            height = amplitude * rng.uniform(0, 1.5) * smooth_noise(neutral, wavelength, rng)
+            neutral = neutral + height[:, None] * normals
         change, eyes_shut = self._draw_expression(rng) if expressive else (np.zeros_like(neutral), False)
         vertices = neutral + change
         landmarks = np.array([self._landmark(rule, neutral, vertices) for rule in self.rules])

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-from vtkmodules.vtkCommonDataModel import vtkImageData
-from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
+from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
+from vtkmodules.vtkCommonCore import vtkPoints
+from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkImageData, vtkPolyData
+from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkPolyDataNormals
+from vtkmodules.vtkFiltersModeling import vtkFillHolesFilter
 
 Surface = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -27,6 +29,37 @@ def join(parts: Sequence[Surface]) -> Surface:
         np.concatenate([points for points, _ in parts]),
         np.concatenate([triangles + offset for (_, triangles), offset in zip(parts, offsets)]),
     )
+
+
+def bridge_holes(points: NDArray[np.float64], triangles: NDArray[np.int64], radius_mm: float) -> Surface:
+    """Close the holes that fit into a sphere of ``radius_mm`` by large flat triangles, as capture software does."""
+    surface = vtkPolyData()
+    locations = vtkPoints()
+    locations.SetData(numpy_to_vtk(np.ascontiguousarray(points), deep=True))
+    surface.SetPoints(locations)
+    cells = vtkCellArray()
+    offsets = np.arange(0, triangles.size + 1, 3)
+    cells.SetData(numpy_to_vtkIdTypeArray(offsets, deep=True), numpy_to_vtkIdTypeArray(triangles.ravel(), deep=True))
+    surface.SetPolys(cells)
+    closing = vtkFillHolesFilter()
+    closing.SetInputData(surface)
+    closing.SetHoleSize(radius_mm)
+    turning = vtkPolyDataNormals()  # the filter winds its triangles either way
+    turning.SetInputConnection(closing.GetOutputPort())
+    turning.ConsistencyOn()
+    turning.SplittingOff()
+    turning.ComputePointNormalsOff()
+    turning.Update()
+    closed = turning.GetOutput()
+    return (
+        vtk_to_numpy(closed.GetPoints().GetData()).astype(np.float64),
+        vtk_to_numpy(closed.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64),
+    )
+
+
+def unweld(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> Surface:
+    """Every triangle with three vertices of its own, as in an STL file."""
+    return points[triangles].reshape(-1, 3), np.arange(triangles.size).reshape(-1, 3)
 
 
 def split_triangles(triangles: NDArray[np.int64], point_count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
