@@ -48,7 +48,6 @@ def bridge_holes(points: NDArray[np.float64], triangles: NDArray[np.int64], radi
     turning.SetInputConnection(closing.GetOutputPort())
     turning.ConsistencyOn()
     turning.SplittingOff()
-    turning.ComputePointNormalsOff()
     turning.Update()
     closed = turning.GetOutput()
     return (
