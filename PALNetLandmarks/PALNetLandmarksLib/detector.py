@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,9 +97,26 @@ class LandmarkDetector:
         UnreadableScanError, NotAFaceError, UnknownUnitError
             One sentence for the user each.
         """
+        steps = self.detect_stepwise(scan, unit)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                detection: Detection = end.value
+                return detection
+
+    def detect_stepwise(
+        self, scan: TriangleMesh | Path | str, unit: str | None = None
+    ) -> Generator[str, None, Detection]:
+        """``detect`` for those who must look after a window meanwhile: says each step before taking it.
+
+        The generator's return value is the detection; to cancel, drop it. Raises as ``detect`` does.
+        """
         stopwatch = Stopwatch()
+        yield "read"
         mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
         stopwatch.lap("read")
+        yield "align"
         alignment = align_to_reference(mesh, self._reference, unit)
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
         aligned = TriangleMesh(
@@ -108,8 +125,10 @@ class LandmarkDetector:
             mesh.name,
         )
         stopwatch.lap("align")
+        yield "landmarks"
         placed = self._placer.place(aligned, alignment.face_scale, stopwatch)
         self._check_shape(placed, mesh.name)
+        yield "surface"
         points, distance = self._to_surface(aligned, placed.points)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)

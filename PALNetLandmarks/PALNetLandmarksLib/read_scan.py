@@ -82,9 +82,25 @@ def read_scan(path: Union[str, Path]) -> TriangleMesh:
     """
     path = Path(path)
     _check_file(path)
-    name = path.name
+    return _read(lambda: _READERS[path.suffix.lower()](path), path.name)
+
+
+def clean_scan(
+    points: NDArray[np.floating], triangles: Integers, name: str, coordinate_system: str = "LPS"
+) -> TriangleMesh:
+    """A scan from points (n, 3) and triangles (m, 3) in memory, checked and cleaned as ``read_scan`` does with a file.
+
+    Raises
+    ------
+    UnreadableScanError
+        If they are no surface of at least 2,000 points with finite coordinates.
+    """
+    return _read(lambda: RawMesh(points, triangles, coordinate_system), name)
+
+
+def _read(source: Callable[[], RawMesh], name: str) -> TriangleMesh:
     try:
-        raw = _READERS[path.suffix.lower()](path)
+        raw = source()
         if len(raw.points) == 0:
             raise MeshFormatError("holds no points; export the scan again")
         if len(raw.triangles) == 0:

@@ -1,0 +1,75 @@
+"""Which landmarks a user has corrected since they were detected, so that no correction is ever lost.
+
+Nothing has to be noted while the user works: the positions as detected are kept, and what differs from them is a
+correction. If the whole set was moved with its scan (a hardened transform), the detected positions move with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DETECTED, CORRECTED, MISSING = "detected", "corrected", "missing"
+
+#: A landmark further (mm) from its detected position than this was moved by the user.
+MOVED_BEYOND_MM = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedLandmarks:
+    """Landmarks as they stand; NaN where one has no position.
+
+    Attributes
+    ----------
+    points : (L, 3) present positions.
+    detected : (L, 3) positions as detected, in the same coordinates at the time of detection.
+    locked : (L,) bool; the user locked the landmark, which makes it his own.
+    """
+
+    points: NDArray[np.float64]
+    detected: NDArray[np.float64]
+    locked: NDArray[np.bool_]
+
+    def detected_now(self) -> NDArray[np.float64]:
+        """(L, 3) the detected positions, moved along if most landmarks underwent one affine transform since."""
+        both = np.isfinite(self.points).all(axis=1) & np.isfinite(self.detected).all(axis=1)
+        before, now = self.detected[both], self.points[both]
+        if len(before) < 8 or (np.linalg.norm(before - now, axis=1) > MOVED_BEYOND_MM).mean() < 0.5:
+            return self.detected
+        transform = _common_affine(before, now)
+        if transform is None:
+            return self.detected
+        return _homogeneous(self.detected) @ transform
+
+    def states(self) -> tuple[str, ...]:
+        """``DETECTED``, ``CORRECTED`` (moved, placed, removed or locked by the user) or ``MISSING`` for each."""
+        has_point = np.isfinite(self.points).all(axis=1)
+        detected = self.detected_now()
+        was_detected = np.isfinite(detected).all(axis=1)
+        moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > MOVED_BEYOND_MM
+        corrected = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
+        return tuple(
+            CORRECTED if changed else DETECTED if there else MISSING for changed, there in zip(corrected, has_point)
+        )
+
+
+def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(4, 3) affine transform that most of the points followed exactly; ``None`` if there is none.
+
+    Corrected landmarks are outliers: those that fit worst are left out, a few at a time.
+    """
+    kept = np.arange(len(before))
+    while 2 * len(kept) > len(before) and len(kept) >= 6:
+        transform = np.linalg.lstsq(_homogeneous(before[kept]), now[kept], rcond=None)[0]
+        residual = np.linalg.norm(_homogeneous(before[kept]) @ transform - now[kept], axis=1)
+        if residual.max() <= MOVED_BEYOND_MM:
+            return np.asarray(transform)
+        worst = max(1, len(kept) // 20)
+        kept = kept[np.argsort(residual)[:-worst]]
+    return None
+
+
+def _homogeneous(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.hstack([points, np.ones((len(points), 1))])

@@ -1,0 +1,1 @@
+"""Between MRML nodes and ``PALNetLandmarksLib``: no widgets here, and no computation that does not need MRML."""

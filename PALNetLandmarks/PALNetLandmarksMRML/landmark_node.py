@@ -1,0 +1,131 @@
+"""The markups node that holds the landmarks: writing detections into it, and telling what the user corrected.
+
+What was detected is kept in attributes of the node itself, so that it survives ``.mrml`` and ``.mrb`` files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+from PALNetLandmarksLib.detection import Detection
+from PALNetLandmarksLib.landmark_states import CORRECTED, PlacedLandmarks
+from PALNetLandmarksLib.scheme import load_scheme
+
+#: Attributes and node reference, each under the module's name.
+DETECTED_ATTRIBUTE = "PALNetLandmarks.Detected"
+WEIGHTS_ATTRIBUTE = "PALNetLandmarks.WeightsSHA256"
+MODEL_REFERENCE = "PALNetLandmarks.Model"
+
+
+class LandmarkNode:
+    """A ``vtkMRMLMarkupsFiducialNode`` with the landmarks of one scan.
+
+    Parameters
+    ----------
+    node : the markups node; one that was never filled by a detection has no landmarks yet.
+    """
+
+    def __init__(self, node) -> None:  # type: ignore[no-untyped-def]
+        self.node = node
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The landmarks that were detected, in their order; empty before the first detection."""
+        return tuple(self._remembered())
+
+    def landmarks(self) -> PlacedLandmarks:
+        """The landmarks as they stand, in the node's own coordinates (RAS mm under its parent transform)."""
+        remembered = self._remembered()
+        index = self._index()
+        points = np.full((len(remembered), 3), np.nan)
+        locked = np.zeros(len(remembered), dtype=bool)
+        for row, label in enumerate(remembered):
+            if label not in index:
+                continue
+            i = index[label]
+            locked[row] = self.node.GetNthControlPointLocked(i)
+            if self.node.GetNthControlPointPositionStatus(i) == self.node.PositionDefined:
+                points[row] = self.node.GetNthControlPointPosition(i)
+        detected = [[math.nan] * 3 if point is None else point for point in remembered.values()]
+        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked)
+
+    def states(self) -> dict[str, str]:
+        """State of each landmark by label, see ``PALNetLandmarksLib.landmark_states``."""
+        return dict(zip(self.labels, self.landmarks().states()))
+
+    def write(self, detection: Detection, replace_corrected: bool = False) -> None:
+        """Put ``detection`` (world RAS mm) into the node; what the user corrected stays unless ``replace_corrected``.
+
+        A control point that the scan has no surface for is there without a position. Control points of other names
+        are left alone.
+        """
+        kept = set() if replace_corrected else {label for label, state in self.states().items() if state == CORRECTED}
+        if not self.labels and not replace_corrected:
+            # Points of the same names that somebody placed before the first detection are his.
+            kept = {label for label, i in self._index().items() if self._is_defined(i)} & set(detection.labels)
+        names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+        remembered: dict[str, list[float] | None] = {}
+        modified = self.node.StartModify()
+        try:
+            rows = zip(detection.labels, detection.points, detection.standard_deviation_mm, detection.missing)
+            for label, world, deviation, missing in rows:
+                local = [0.0, 0.0, 0.0]
+                self.node.TransformPointFromWorld([float(value) for value in world], local)
+                remembered[label] = None if missing else list(local)
+                if label in kept:
+                    continue
+                i = self._index().get(label)
+                if i is None:
+                    i = self.node.AddControlPoint(local, label)
+                self.node.SetNthControlPointLocked(i, False)
+                if missing:
+                    self.node.UnsetNthControlPointPosition(i)
+                    note = "(not on the scan)"
+                else:
+                    self.node.SetNthControlPointPosition(i, local)
+                    note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
+                self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
+            self.node.SetAttribute(DETECTED_ATTRIBUTE, json.dumps(remembered))
+            self.node.SetAttribute(WEIGHTS_ATTRIBUTE, detection.weights_sha256)
+        finally:
+            self.node.EndModify(modified)
+
+    def reset(self, labels: tuple[str, ...] | None = None) -> None:
+        """Put landmarks (all of them by default) back to where they were detected, and unlock them."""
+        detected = dict(zip(self.labels, self.landmarks().detected_now()))
+        index = self._index()
+        modified = self.node.StartModify()
+        try:
+            for label in self.labels if labels is None else labels:
+                i = index.get(label)
+                if i is None:
+                    i = self.node.AddControlPoint([0.0, 0.0, 0.0], label)
+                self.node.SetNthControlPointLocked(i, False)
+                if np.isfinite(detected[label]).all():
+                    self.node.SetNthControlPointPosition(i, [float(value) for value in detected[label]])
+                else:
+                    self.node.UnsetNthControlPointPosition(i)
+        finally:
+            self.node.EndModify(modified)
+
+    def _remembered(self) -> dict[str, list[float] | None]:
+        text = self.node.GetAttribute(DETECTED_ATTRIBUTE)
+        if not text:
+            return {}
+        try:
+            document = json.loads(text)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def _index(self) -> dict[str, int]:
+        """Control point of each label; the first one where several share it."""
+        result: dict[str, int] = {}
+        for i in range(self.node.GetNumberOfControlPoints()):
+            result.setdefault(self.node.GetNthControlPointLabel(i), i)
+        return result
+
+    def _is_defined(self, i: int) -> bool:
+        return bool(self.node.GetNthControlPointPositionStatus(i) == self.node.PositionDefined)

@@ -1,0 +1,80 @@
+"""From a model node or a segment to a scan in world coordinates (RAS mm)."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+from PALNetLandmarksLib.errors import UnreadableScanError
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.mesh_formats.raw_mesh import triangulate_polygons, triangulate_strips
+from PALNetLandmarksLib.read_scan import clean_scan
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkCommonCore import vtkPoints
+from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
+from vtkmodules.vtkCommonTransforms import vtkGeneralTransform
+
+
+def scan_of_model(model) -> TriangleMesh:  # type: ignore[no-untyped-def]
+    """The surface of ``model`` (``vtkMRMLModelNode``) as seen in the world, RAS mm; the node is not changed.
+
+    All parent transforms count, linear or not.
+
+    Raises
+    ------
+    UnreadableScanError
+        If the node has no surface fit for detection.
+    """
+    return _scan(model.GetPolyData(), model)
+
+
+def scan_of_segment(segmentation, segment_id: str) -> TriangleMesh:  # type: ignore[no-untyped-def]
+    """The surface of one segment of ``segmentation`` (``vtkMRMLSegmentationNode``) in the world, RAS mm.
+
+    The surface is made if the segmentation has none yet, as Slicer does to show it in 3D.
+
+    Raises
+    ------
+    UnreadableScanError
+        If there is no such segment, or its surface is not fit for detection.
+    """
+    segment = segmentation.GetSegmentation().GetSegment(segment_id)
+    if segment is None:
+        raise UnreadableScanError(f"'{segmentation.GetName()}' has no such segment; choose one of its segments.")
+    segmentation.CreateClosedSurfaceRepresentation()
+    surface = vtkPolyData()
+    segmentation.GetClosedSurfaceRepresentation(segment_id, surface)
+    return _scan(surface, segmentation, segment.GetName())
+
+
+def _scan(surface: vtkPolyData | None, node, name: str = "") -> TriangleMesh:  # type: ignore[no-untyped-def]
+    name = name or node.GetName() or "the model"
+    if surface is None or surface.GetNumberOfPoints() == 0:
+        raise UnreadableScanError(f"'{name}' holds no points; load the scan again.")
+    points = _to_world(surface.GetPoints(), node)
+    triangles = np.concatenate(
+        [
+            triangulate_polygons(*_cells(surface.GetPolys())),
+            triangulate_strips(*_cells(surface.GetStrips())),
+        ]
+    )
+    return clean_scan(points, triangles, name, "RAS")
+
+
+def _to_world(points: vtkPoints, node) -> np.ndarray:  # type: ignore[no-untyped-def]
+    parent = node.GetParentTransformNode()
+    if parent is not None:
+        to_world = vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
+        transformed = vtkPoints()
+        transformed.SetDataTypeToDouble()
+        to_world.TransformPoints(points, transformed)
+        points = transformed
+    return np.array(vtk_to_numpy(points.GetData()), dtype=np.float64)
+
+
+def _cells(cells: vtkCellArray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of all cells, one after the other, and how many each has."""
+    if cells.GetNumberOfCells() == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    corners = vtk_to_numpy(cells.GetConnectivityArray()).astype(np.int64)
+    return corners, np.diff(vtk_to_numpy(cells.GetOffsetsArray()).astype(np.int64))
