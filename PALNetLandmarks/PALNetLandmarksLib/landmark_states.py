@@ -45,11 +45,11 @@ class PlacedLandmarks:
 
     def states(self) -> tuple[str, ...]:
         """``DETECTED``, ``CORRECTED`` (moved, placed, removed or locked by the user) or ``MISSING`` for each."""
-        has_point = np.isfinite(self.points).all(axis=1)
+        has_point: NDArray[np.bool_] = np.isfinite(self.points).all(axis=1)
         detected = self.detected_now()
-        was_detected = np.isfinite(detected).all(axis=1)
+        was_detected: NDArray[np.bool_] = np.isfinite(detected).all(axis=1)
         moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > MOVED_BEYOND_MM
-        corrected = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
+        corrected: NDArray[np.bool_] = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
         return tuple(
             CORRECTED if changed else DETECTED if there else MISSING for changed, there in zip(corrected, has_point)
         )
