@@ -34,7 +34,7 @@ class PlacedLandmarks:
 
     def detected_now(self) -> NDArray[np.float64]:
         """(L, 3) the detected positions, moved along if most landmarks underwent one affine transform since."""
-        both = np.isfinite(self.points).all(axis=1) & np.isfinite(self.detected).all(axis=1)
+        both = _has_position(self.points) & _has_position(self.detected)
         before, now = self.detected[both], self.points[both]
         if len(before) < 8 or (np.linalg.norm(before - now, axis=1) > MOVED_BEYOND_MM).mean() < 0.5:
             return self.detected
@@ -45,14 +45,18 @@ class PlacedLandmarks:
 
     def states(self) -> tuple[str, ...]:
         """``DETECTED``, ``CORRECTED`` (moved, placed, removed or locked by the user) or ``MISSING`` for each."""
-        has_point: NDArray[np.bool_] = np.isfinite(self.points).all(axis=1)
+        has_point = _has_position(self.points)
         detected = self.detected_now()
-        was_detected: NDArray[np.bool_] = np.isfinite(detected).all(axis=1)
+        was_detected = _has_position(detected)
         moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > MOVED_BEYOND_MM
         corrected: NDArray[np.bool_] = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
         return tuple(
             CORRECTED if changed else DETECTED if there else MISSING for changed, there in zip(corrected, has_point)
         )
+
+
+def _has_position(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(points).all(axis=1))
 
 
 def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64] | None:
