@@ -345,3 +345,16 @@ def test_bad_models_are_refused_in_one_sentence(scene, detector, case, error, me
         run(detector, model)
     assert str(raised.value).count(". ") == 0
     assert scene.GetNumberOfNodes() == before
+
+
+def test_a_segment_under_a_transform_is_detected_on_its_surface(scene, detector) -> None:  # type: ignore[no-untyped-def]
+    model = load_sample(scene)
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "CT")
+    segmentation.SetSourceRepresentationToClosedSurface()
+    segmentation.SetAndObserveTransformNodeID(linear_transform(scene, model).GetID())
+    segmentation.AddSegmentFromClosedSurfaceRepresentation(model.GetPolyData(), "Skin", [1.0, 0.8, 0.7], "skin")
+    landmarks = run(detector, segmentation, segment_id="skin")
+    assert landmarks.node.GetName() == "Skin landmarks"
+    assert distance_to_model(landmarks, model).max() < 1e-2
+    with pytest.raises(UnreadableScanError, match="'CT' has no such segment"):
+        run(detector, segmentation, segment_id="bone")
