@@ -338,11 +338,12 @@ def test_corrupted_or_foreign_weights(change: Callable[[Path], None], resources:
 # Accuracy, roughly: training.benchmark measures it
 
 
-def test_sample_against_the_subject_it_was_made_from(shared: Path, found: Detection) -> None:
+def test_a_capture_against_the_subject_it_was_made_from(shared: Path, detector: LandmarkDetector) -> None:
     cohort = pytest.importorskip("training.cohort")
     build_sample = pytest.importorskip("training.build_sample")
     simulator = cohort.CaptureSimulator(cohort.HeadModel(shared / "face-model"))
     capture, _ = cohort.draw_capture(simulator, cohort.PLANS["clinic"], "test", build_sample.SUBJECT)
+    found = detector.detect(TriangleMesh(capture.points, capture.triangles))
     errors = apart(found.points, capture.landmarks)[capture.visible]
     assert np.mean(errors) < 2.5
     assert np.quantile(errors, 0.9) < 5

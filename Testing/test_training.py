@@ -387,7 +387,10 @@ def test_trains_on_simulated_captures(shared, tmp_path):
     config = {**TINY, "split": {"validation": 0.3, "test": 0.3}}
     card = run_trainer(tmp_path, tmp_path / "run", config=config, epochs=1)
     assert [split["subjects"] for split in card["data"]["splits"].values()] == [1, 1, 1]
-    assert card["labels"] == list(load_scheme().labels)
+    # The one training subject decides: what the cameras did not see of it cannot be learnt.
+    sets = [read_landmarks(path) for path in sorted(tmp_path.glob("*.mrk.json"))]
+    assert card["labels"] in [[label for label, there in zip(s.labels, s.defined) if there] for s in sets]
+    assert set(load_scheme().labels) - set(card["labels"]) <= {"Pa_R", "Pa_L"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
