@@ -20,6 +20,10 @@ ADULT_SIZE = 0.93
 #: Height (mm) over which the soft maximum of the extremum rules falls to 1/e.
 EXTREMUM_SOFTNESS_MM = 0.15
 
+#: How far a side's extremum must face that side (component of the normal): an ear's rim faces outwards to its ridge,
+#: and with 0 postaurale lies 2 to 3 mm behind what a camera in front of the ear sees.
+LEAST_LATERAL_NORMAL = 0.3
+
 
 def to_lps(points: NDArray[np.floating]) -> NDArray[np.float64]:
     """From the head model's frame (x left, y up, z forward) to LPS (x left, y back, z up); shape (..., 3)."""
@@ -186,7 +190,7 @@ class HeadModel:
         if rule.label[-2:] not in ("_R", "_L"):
             return skin[np.abs(self.neutral[skin, 0]) < 0.6]
         lateral = self._neutral_mesh.vertex_normals[skin, 0]
-        return skin[lateral * (1 if rule.label.endswith("_L") else -1) > 0]
+        return skin[lateral * (1 if rule.label.endswith("_L") else -1) > LEAST_LATERAL_NORMAL]
 
 
 def _read_rules(path: Path, scheme: str) -> tuple[LandmarkRule, ...]:
