@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,9 @@ class Task(Protocol):
         """Number of training examples."""
         ...
 
-    def build(self) -> nn.Module: ...
+    def build(self) -> Any:
+        """A fresh network; its ``load_arrays`` takes weights by name."""
+        ...
 
     def batches(self, epoch: int, samples: int, batch_size: int, rank: int, world: int) -> Iterator[Any]: ...
 
@@ -107,7 +109,12 @@ def split_batches(order: NDArray[np.int64], batch_size: int, rank: int, world: i
 
 
 def train(
-    task: Task, recipe: Recipe, folder: Path, device: torch.device, minutes: float = 0.0
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    minutes: float = 0.0,
+    initial: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train ``task`` in ``folder``; go on from its last checkpoint if there is one.
 
@@ -118,6 +125,7 @@ def train(
     Parameters
     ----------
     minutes : stop before the epoch that would take the run beyond this (0: no limit).
+    initial : weights to start from, by name, instead of random ones.
 
     Returns
     -------
@@ -136,6 +144,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = task.build().to(device)
+    if initial is not None:
+        network.load_arrays(initial)
     averaged = task.build().to(device) if recipe.average else network
     averaged.load_state_dict(network.state_dict())
     wrapped = nn.parallel.DistributedDataParallel(network) if world > 1 else network

@@ -99,6 +99,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"| Date | {card['date']} |",
         f"| Commit | {card['commit']} |",
         f"| Seed | {card['seed']} |",
+        f"| Started from | {card.get('started_from', 'random weights')} |",
         f"| Device | {card['device']}, {card['processes']} process(es) |",
         f"| Software | {', '.join(f'{name} {version}' for name, version in card['software'].items())} |",
         "",

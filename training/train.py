@@ -31,6 +31,7 @@ from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
+from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scheme", type=Path, help="JSON with the landmarks; by default those of the landmark files")
     parser.add_argument("--unit", choices=["mm", "cm", "m", "inch"], help="unit of the scans; by default found out")
     parser.add_argument("--limit", type=int, help="train on this many subjects at most")
+    parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop in time; 0: no limit")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
@@ -125,7 +127,8 @@ def _run(a: argparse.Namespace) -> None:
             torch.distributed.barrier()
     assert task is not None and source is not None
     minutes = max(1e-6, a.minutes - (time.monotonic() - begun) / 60) if a.minutes else 0.0
-    network, history = train(task, recipe, a.output, device, minutes)
+    initial = _initial_weights(a.finetune, task) if a.finetune else None
+    network, history = train(task, recipe, a.output, device, minutes, initial)
     if rank == 0:
         _finish(task, network, history, source, config, recipe, device, world, a)
 
@@ -149,6 +152,20 @@ def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
     return config
 
 
+def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
+    """Weights to go on from; refused where they are for another network or other landmarks."""
+    file = load_weights(path)
+    metadata = task.metadata()
+    for key, what in (("architecture", "network"), ("config", "network's settings"), ("labels", "landmarks")):
+        own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
+        theirs = file.metadata.get(key, "null")
+        if own != (theirs if isinstance(own, str) else json.loads(theirs)):
+            raise TrainingDataError(
+                f"'{path}' has another {what} than this run, so it cannot be the start of it; leave out --finetune."
+            )
+    return {name: array.astype(np.float32) for name, array in file.arrays.items()}
+
+
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +180,7 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
         "limit": a.limit,
         "unit": a.unit,
         "scheme": a.scheme.read_text(encoding="utf-8") if a.scheme else None,
+        "finetune": load_weights(a.finetune).sha256 if a.finetune else None,
     }
     note = folder / "settings.json"
     if (folder / "checkpoint.pt").exists() and note.exists():
@@ -415,6 +433,7 @@ def _finish(
             test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
     facts = {
+        "started_from": load_weights(a.finetune).sha256 if a.finetune else "random weights",
         "commit": commit(),
         "seed": recipe.seed,
         "epochs": len(history),
@@ -447,6 +466,7 @@ def _finish(
                 "left_out": source.left_out,
             },
             "config": config,
+            "started_from": facts["started_from"],
             "seed": recipe.seed,
             "commit": facts["commit"],
             "device": str(device),

@@ -132,6 +132,12 @@ class PALNetModule(nn.Module):
             for name, parameter in self.named_parameters()
         }
 
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take weights as :meth:`to_arrays` gives them."""
+        with torch.no_grad():
+            for key, parameter in self.named_parameters():
+                parameter.copy_(torch.from_numpy(np.array(arrays[key], dtype=np.float32)))
+
     @classmethod
     def from_arrays(
         cls, config: PALNetConfig, arrays: Mapping[str, NDArray[Any]], name: str = "weights"
@@ -145,9 +151,7 @@ class PALNetModule(nn.Module):
         """
         check_shapes(arrays, parameter_shapes(config), name)
         module = cls(config)
-        with torch.no_grad():
-            for key, parameter in module.named_parameters():
-                parameter.copy_(torch.from_numpy(np.array(arrays[key], dtype=np.float32)))
+        module.load_arrays(arrays)
         return module
 
 
