@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
+from .stepwise import finish
 
 #: Millimetres per unit.
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
@@ -81,7 +83,16 @@ class Alignment:
 
 
 def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None) -> Alignment:
+    """``align_stepwise`` at one go."""
+    return finish(align_stepwise(mesh, reference, unit))
+
+
+def align_stepwise(
+    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None
+) -> Generator[None, None, Alignment]:
     """Find the rigid transform that brings the face on ``mesh`` to the reference face; the same on every run.
+
+    The generator (see ``stepwise``) returns the alignment.
 
     Parameters
     ----------
@@ -104,10 +115,17 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
     centre, axes = _principal_frame(samples.points)
     samples = replace(samples, points=(samples.points - centre) @ axes.T, normals=samples.normals @ axes.T)
     units = _plausible_units(samples, mesh.name, unit)
+    yield
     target = _Target.of(reference)
-    searched = [_search(samples, UNITS[name], target) for name in units]
+    searched = []
+    for name in units:
+        yield
+        searched.append(_search(samples, UNITS[name], target))
     if max(found.evidence.fitness[0] for found in searched) < _SURE_FITNESS:
-        searched = [_search_borders(found, target) for found in searched]
+        for index, found in enumerate(searched):
+            yield
+            searched[index] = _search_borders(found, target)
+    yield
     best = max(range(len(units)), key=lambda index: searched[index].evidence.fitness[0])
     found, mm_per_unit = searched[best], UNITS[units[best]]
     pose, evidence = _settle(found, target, 0)
@@ -117,7 +135,9 @@ def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str |
             f"No face was found on '{mesh.name}' (fitness {fitness:.2f} < {LEAST_FITNESS}); "
             f"check that the scan shows a face{f' and is in {unit}' if unit else ''}."
         )
+    yield
     _check_alone(found, pose, target, mesh.name)
+    yield
     rotation = pose.axes[0].T @ axes
     transform = np.eye(4)
     transform[:3, :3] = rotation

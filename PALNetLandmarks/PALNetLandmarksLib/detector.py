@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import align_to_reference
+from .align import align_stepwise
 from .detection import Detection
 from .device import choose_device
 from .errors import LandmarkingError, NotAFaceError
@@ -19,9 +19,13 @@ from .procrustes import fit_similarity
 from .read_scan import read_scan
 from .reference import ReferenceFace, load_reference
 from .resources import resource_path
+from .stepwise import Result, finish
 from .stopwatch import Stopwatch
 from .surface import SurfaceLocator
 from .weights import load_weights
+
+#: What ``detect_stepwise`` says, in order.
+STEPS = ("read", "align", "landmarks", "surface")
 
 #: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of
 #: the ten nearest vertices (the paper's).
@@ -97,18 +101,13 @@ class LandmarkDetector:
         UnreadableScanError, NotAFaceError, UnknownUnitError
             One sentence for the user each.
         """
-        steps = self.detect_stepwise(scan, unit)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                detection: Detection = end.value
-                return detection
+        return finish(self.detect_stepwise(scan, unit))
 
     def detect_stepwise(
         self, scan: TriangleMesh | Path | str, unit: str | None = None
     ) -> Generator[str, None, Detection]:
-        """``detect`` for those who must look after a window meanwhile: says each step before taking it.
+        """``detect`` for those who must look after a window meanwhile: yields the name of what comes next, one of
+        ``STEPS``, several times for steps that take long.
 
         The generator's return value is the detection; to cancel, drop it. Raises as ``detect`` does.
         """
@@ -117,7 +116,7 @@ class LandmarkDetector:
         mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
         stopwatch.lap("read")
         yield "align"
-        alignment = align_to_reference(mesh, self._reference, unit)
+        alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit))
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
         aligned = TriangleMesh(
             (mesh.points * alignment.mm_per_unit) @ rotation.T + translation,
@@ -126,7 +125,7 @@ class LandmarkDetector:
         )
         stopwatch.lap("align")
         yield "landmarks"
-        placed = self._placer.place(aligned, alignment.face_scale, stopwatch)
+        placed = yield from _named("landmarks", self._placer.place(aligned, alignment.face_scale, stopwatch))
         self._check_shape(placed, mesh.name)
         yield "surface"
         points, distance = self._to_surface(aligned, placed.points)
@@ -194,3 +193,14 @@ class LandmarkDetector:
                 f"The landmarks found on '{name}' do not lie like those of a face (they differ from the mean face by "
                 f"{distance:.0f} mm, more than {IMPLAUSIBLE_BEYOND_MM:.0f} mm); check that the scan shows one face."
             )
+
+
+def _named(name: str, steps: Generator[None, None, Result]) -> Generator[str, None, Result]:
+    """``steps`` that yield ``name``."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from .mesh import TriangleMesh
 from .palnet import PALNet, PALNetConfig
 from .patches import PatchConfig, extract_patches, sample_cloud
 from .reference import ReferenceFace
-from .refine import REACH_MM, Forward, refine_landmarks
+from .refine import REACH_MM, Forward, refine_stepwise
 from .region_of_interest import crop_to_region_of_interest, sample_region_of_interest
 from .stopwatch import Stopwatch
 from .weights import WeightsFile, check_shapes
@@ -41,8 +41,8 @@ class Placer(Protocol):
     labels: tuple[str, ...]
     mean_landmarks: NDArray[np.float64]
 
-    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Placed:
-        """``mesh`` in the canonical frame (LPS mm of the subject, origin at the tip of the nose)."""
+    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Generator[None, None, Placed]:
+        """``mesh`` in the canonical frame (LPS mm of the subject, origin at the tip of the nose); see ``stepwise``."""
         ...
 
 
@@ -68,15 +68,16 @@ class HeightMapPlacer:
             else _torch_height_map_forward(config, weights, device)
         )
 
-    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Placed:
+    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Generator[None, None, Placed]:
         """See ``Placer.place``."""
         # The network knows faces of the reference's size.
         samples = sample_region_of_interest(mesh.with_points(mesh.points * (1.0 / face_scale)), self._reference)
         points = samples.points.astype(np.float32)
         stopwatch.lap("sampling")
+        yield
         initial = place_initial_landmarks(self._reference.landmarks, points, REACH_MM)
         stopwatch.lap("initial landmarks")
-        refined = refine_landmarks(
+        refined = yield from refine_stepwise(
             points,
             samples.normals.astype(np.float32),
             initial,
@@ -109,15 +110,17 @@ class PALNetPlacer:
         else:
             self._forward = _torch_palnet_forward(config, weights, device)
 
-    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Placed:
+    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Generator[None, None, Placed]:
         """See ``Placer.place``."""
         face = crop_to_region_of_interest(mesh, self._reference)
         cloud = sample_cloud(face, self._patches)
         stopwatch.lap("sampling")
+        yield
         initial = place_initial_landmarks(self.mean_landmarks, face.points)
         stopwatch.lap("initial landmarks")
         patches = extract_patches(cloud, initial, self._patches, name=mesh.name)
         stopwatch.lap("patches")
+        yield
         points = np.asarray(self._forward(patches[None])[0], dtype=np.float64)
         stopwatch.lap("network")
         return Placed(points, np.full(len(points), np.nan))

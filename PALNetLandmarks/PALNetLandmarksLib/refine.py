@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .height_maps import HeightMapConfig, cut_height_maps
 from .procrustes import SimilarityTransform, fit_similarity
+from .stepwise import finish
 
 #: A first guess with no surface within this distance stays where the mean face has it.
 REACH_MM = 15.0
@@ -33,7 +35,12 @@ class RefinedLandmarks:
     to_reference: SimilarityTransform
 
 
-def refine_landmarks(
+def refine_landmarks(*arguments: Any, **options: Any) -> RefinedLandmarks:
+    """``refine_stepwise`` at one go."""
+    return finish(refine_stepwise(*arguments, **options))
+
+
+def refine_stepwise(
     points: NDArray[np.float32],
     normals: NDArray[np.float32],
     initial: NDArray[np.float64],
@@ -43,8 +50,8 @@ def refine_landmarks(
     config: HeightMapConfig,
     passes: int = 3,
     cut: CutMaps = cut_height_maps,
-) -> RefinedLandmarks:
-    """Move ``initial`` landmarks to where the network sees them.
+) -> Generator[None, None, RefinedLandmarks]:
+    """Move ``initial`` landmarks to where the network sees them; yields before each pass (see ``stepwise``).
 
     Parameters
     ----------
@@ -60,6 +67,7 @@ def refine_landmarks(
     deviation = np.full(len(landmarks), np.nan)
     shift = np.full(len(landmarks), np.nan)
     for number in range(passes):
+        yield
         if number:
             # Certain landmarks say where the face is; uncertain ones follow.
             to_reference = fit_similarity(landmarks, mean_landmarks, 1.0 / (1.0 + deviation**2))
