@@ -24,7 +24,7 @@ if not hasattr(_slicer, "vtkMRMLScene"):
 
 from PALNetLandmarksMRML.landmark_node import LandmarkNode  # noqa: E402
 from PALNetLandmarksMRML.model_scan import scan_of_model  # noqa: E402
-from PALNetLandmarksMRML.place_landmarks import NodeGoneError, find_landmark_node, place_landmarks  # noqa: E402
+from PALNetLandmarksMRML.place_landmarks import NodeGoneError, Settings, find_landmark_node, place_landmarks  # noqa: E402
 from vtkmodules.vtkCommonCore import vtkPoints  # noqa: E402
 from vtkmodules.vtkCommonDataModel import vtkPolyData  # noqa: E402
 from vtkmodules.vtkCommonMath import vtkMatrix4x4  # noqa: E402
@@ -67,8 +67,8 @@ def load_sample(scene) -> object:  # type: ignore[no-untyped-def]
     return node
 
 
-def run(detector: LandmarkDetector, source, **options) -> LandmarkNode:  # type: ignore[no-untyped-def]
-    steps = place_landmarks(detector, source, **options)
+def run(source, segment_id=None, **options) -> LandmarkNode:  # type: ignore[no-untyped-def]
+    steps = place_landmarks(source, segment_id, Settings(device="cpu", **options))
     while True:
         try:
             next(steps)
@@ -123,7 +123,7 @@ def warp(scene, model) -> object:  # type: ignore[no-untyped-def]
 def test_fifty_named_landmarks_lie_where_the_file_has_them(scene, detector, in_file) -> None:  # type: ignore[no-untyped-def]
     model = load_sample(scene)
     before = model.GetPolyData().GetMTime()
-    landmarks = run(detector, model)
+    landmarks = run(model)
     node = landmarks.node
     assert node.GetName() == "Anna landmarks"
     assert [node.GetNthControlPointLabel(i) for i in range(50)] == list(detector.labels)
@@ -145,7 +145,7 @@ def test_parent_transforms_are_honoured(scene, detector, make, hardened) -> None
     if hardened:
         model.HardenTransform()
         assert model.GetParentTransformNode() is None
-    landmarks = run(detector, model)
+    landmarks = run(model)
     assert distance_to_model(landmarks, model).max() < 1e-3
     # Not mirrored: up x forward points to the subject's left in any pose.
     at = dict(zip(detector.labels, world_points(landmarks)))
@@ -154,7 +154,7 @@ def test_parent_transforms_are_honoured(scene, detector, make, hardened) -> None
 
 
 def test_the_left_eye_is_on_the_subjects_left(scene, detector) -> None:  # type: ignore[no-untyped-def]
-    landmarks = run(detector, load_sample(scene))
+    landmarks = run(load_sample(scene))
     at = dict(zip(detector.labels, world_points(landmarks)))
     up, forward = at["N"] - at["Sn"], at["Prn"] - 0.5 * (at["Ex_R"] + at["Ex_L"])
     assert np.dot(np.cross(up, forward), at["Ex_L"] - at["Ex_R"]) > 0
@@ -162,7 +162,7 @@ def test_the_left_eye_is_on_the_subjects_left(scene, detector) -> None:  # type:
 
 def test_corrected_and_locked_landmarks_are_kept(scene, detector) -> None:  # type: ignore[no-untyped-def]
     model = load_sample(scene)
-    landmarks = run(detector, model)
+    landmarks = run(model)
     node = landmarks.node
     detected = world_points(landmarks)
     prn, sn, n = (detector.labels.index(label) for label in ("Prn", "Sn", "N"))
@@ -172,18 +172,18 @@ def test_corrected_and_locked_landmarks_are_kept(scene, detector) -> None:  # ty
     node.UnsetNthControlPointPosition(n)
     states = landmarks.states()
     assert (states["Prn"], states["Sn"], states["N"], states["Sto"]) == (CORRECTED, CORRECTED, CORRECTED, DETECTED)
-    again = run(detector, model)
+    again = run(model)
     assert again.node is node
     np.testing.assert_allclose(world_points(again)[prn], moved, atol=1e-9)
     assert node.GetNthControlPointLocked(sn)
     assert np.isnan(world_points(again)[n]).all()
-    run(detector, model, replace_corrected=True)
+    run(model, replace_corrected=True)
     np.testing.assert_allclose(world_points(again), detected, atol=1e-6)
     assert CORRECTED not in again.states().values()
 
 
 def test_a_landmark_can_be_reset(scene, detector) -> None:  # type: ignore[no-untyped-def]
-    landmarks = run(detector, load_sample(scene))
+    landmarks = run(load_sample(scene))
     detected = world_points(landmarks)
     landmarks.node.SetNthControlPointPosition(4, 0.0, 0.0, 0.0)
     landmarks.node.SetNthControlPointPosition(9, 0.0, 0.0, 0.0)
@@ -195,7 +195,7 @@ def test_a_landmark_can_be_reset(scene, detector) -> None:  # type: ignore[no-un
 
 
 def test_a_hardened_transform_corrects_nothing(scene, detector) -> None:  # type: ignore[no-untyped-def]
-    landmarks = run(detector, load_sample(scene))
+    landmarks = run(load_sample(scene))
     node = landmarks.node
     before = landmarks.states()
     linear_transform(scene, node)
@@ -211,7 +211,7 @@ def test_points_placed_by_hand_before_are_kept(scene, detector) -> None:  # type
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
     node.SetNodeReferenceID("PALNetLandmarks.Model", model.GetID())
     node.AddControlPoint([1.0, 2.0, 3.0], "Prn")
-    landmarks = run(detector, model)
+    landmarks = run(model)
     assert landmarks.node is node
     assert landmarks.states()["Prn"] == CORRECTED
     assert node.GetNumberOfControlPoints() == 50
@@ -220,7 +220,7 @@ def test_points_placed_by_hand_before_are_kept(scene, detector) -> None:  # type
 
 def test_one_undo_takes_a_detection_back(scene, detector) -> None:  # type: ignore[no-untyped-def]
     model = load_sample(scene)
-    run(detector, model)
+    run(model)
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 1
     scene.Undo()
     assert scene.GetNumberOfNodesByClass("vtkMRMLMarkupsFiducialNode") == 0
@@ -231,7 +231,7 @@ def test_cancelling_leaves_the_scene_as_it_was(scene, detector) -> None:  # type
     model = load_sample(scene)
     before = scene.GetNumberOfNodes()
     names = []
-    steps = place_landmarks(detector, model)
+    steps = place_landmarks(model, settings=Settings(device="cpu"))
     for step in steps:
         names.append(step)
         if step == "markups":
@@ -244,7 +244,7 @@ def test_cancelling_leaves_the_scene_as_it_was(scene, detector) -> None:  # type
 
 def test_a_model_removed_meanwhile_is_said(scene, detector) -> None:  # type: ignore[no-untyped-def]
     model = load_sample(scene)
-    steps = place_landmarks(detector, model)
+    steps = place_landmarks(model, settings=Settings(device="cpu"))
     for step in steps:
         if step == "surface":
             scene.RemoveNode(model)
@@ -255,7 +255,7 @@ def test_a_model_removed_meanwhile_is_said(scene, detector) -> None:  # type: ig
 
 
 def test_corrections_survive_a_saved_scene(scene, detector, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    landmarks = run(detector, load_sample(scene))
+    landmarks = run(load_sample(scene))
     landmarks.node.SetNthControlPointPosition(3, 5.0, 6.0, 7.0)
     states = landmarks.states()
     expected = world_points(landmarks)
@@ -307,7 +307,7 @@ def test_what_the_scan_does_not_show_is_missing(scene, detector) -> None:  # typ
         cut.DeleteCell(i)
     cut.RemoveDeletedCells()
     model.SetAndObservePolyData(cut)
-    landmarks = run(detector, model)
+    landmarks = run(model)
     missing = {label for label, state in landmarks.states().items() if state == MISSING}
     assert {label for label in detector.labels if label in ("Sa_L", "Sba_L", "Pa_L")} <= missing
     assert not {label for label in missing if label.endswith("_R")}
@@ -342,7 +342,7 @@ def test_bad_models_are_refused_in_one_sentence(scene, detector, case, error, me
     model.SetAndObservePolyData(surface)
     before = scene.GetNumberOfNodes()
     with pytest.raises(error, match=message) as raised:
-        run(detector, model)
+        run(model)
     assert str(raised.value).count(". ") == 0
     assert scene.GetNumberOfNodes() == before
 
@@ -353,8 +353,8 @@ def test_a_segment_under_a_transform_is_detected_on_its_surface(scene, detector)
     segmentation.SetSourceRepresentationToClosedSurface()
     segmentation.SetAndObserveTransformNodeID(linear_transform(scene, model).GetID())
     segmentation.AddSegmentFromClosedSurfaceRepresentation(model.GetPolyData(), "Skin", [1.0, 0.8, 0.7], "skin")
-    landmarks = run(detector, segmentation, segment_id="skin")
+    landmarks = run(segmentation, segment_id="skin")
     assert landmarks.node.GetName() == "Skin landmarks"
     assert distance_to_model(landmarks, model).max() < 1e-2
     with pytest.raises(UnreadableScanError, match="'CT' has no such segment"):
-        run(detector, segmentation, segment_id="bone")
+        run(segmentation, segment_id="bone")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 from PALNetLandmarksLib.detection import Detection
@@ -15,6 +16,7 @@ from PALNetLandmarksLib.scheme import load_scheme
 
 #: Attributes and node reference, each under the module's name.
 DETECTED_ATTRIBUTE = "PALNetLandmarks.Detected"
+DEVIATION_ATTRIBUTE = "PALNetLandmarks.StandardDeviation"
 WEIGHTS_ATTRIBUTE = "PALNetLandmarks.WeightsSHA256"
 MODEL_REFERENCE = "PALNetLandmarks.Model"
 
@@ -35,10 +37,15 @@ class LandmarkNode:
         """The landmarks that were detected, in their order; empty before the first detection."""
         return tuple(self._remembered())
 
+    def deviations(self) -> dict[str, float]:
+        """Standard deviation (mm) of each landmark as detected, by label; NaN where the network says none."""
+        known = self._attribute(DEVIATION_ATTRIBUTE)
+        return {label: float(known.get(label) or math.nan) for label in self.labels}
+
     def landmarks(self) -> PlacedLandmarks:
         """The landmarks as they stand, in the node's own coordinates (RAS mm under its parent transform)."""
         remembered = self._remembered()
-        index = self._index()
+        index = self.index()
         points = np.full((len(remembered), 3), np.nan)
         locked = np.zeros(len(remembered), dtype=bool)
         for row, label in enumerate(remembered):
@@ -64,7 +71,7 @@ class LandmarkNode:
         kept = set() if replace_corrected else {label for label, state in self.states().items() if state == CORRECTED}
         if not self.labels and not replace_corrected:
             # Points of the same names that somebody placed before the first detection are his.
-            kept = {label for label, i in self._index().items() if self._is_defined(i)} & set(detection.labels)
+            kept = {label for label, i in self.index().items() if self._is_defined(i)} & set(detection.labels)
         names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
         remembered: dict[str, list[float] | None] = {}
         modified = self.node.StartModify()
@@ -76,7 +83,7 @@ class LandmarkNode:
                 remembered[label] = None if missing else list(local)
                 if label in kept:
                     continue
-                i = self._index().get(label)
+                i = self.index().get(label)
                 if i is None:
                     i = self.node.AddControlPoint(local, label)
                 self.node.SetNthControlPointLocked(i, False)
@@ -88,6 +95,9 @@ class LandmarkNode:
                     note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
                 self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
             self.node.SetAttribute(DETECTED_ATTRIBUTE, json.dumps(remembered))
+            deviations = zip(detection.labels, np.round(detection.standard_deviation_mm, 3).tolist())
+            known = {label: value if math.isfinite(value) else None for label, value in deviations}
+            self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
             self.node.SetAttribute(WEIGHTS_ATTRIBUTE, detection.weights_sha256)
         finally:
             self.node.EndModify(modified)
@@ -95,7 +105,7 @@ class LandmarkNode:
     def reset(self, labels: tuple[str, ...] | None = None) -> None:
         """Put landmarks (all of them by default) back to where they were detected, and unlock them."""
         detected = dict(zip(self.labels, self.landmarks().detected_now()))
-        index = self._index()
+        index = self.index()
         modified = self.node.StartModify()
         try:
             for label in self.labels if labels is None else labels:
@@ -111,7 +121,10 @@ class LandmarkNode:
             self.node.EndModify(modified)
 
     def _remembered(self) -> dict[str, list[float] | None]:
-        text = self.node.GetAttribute(DETECTED_ATTRIBUTE)
+        return self._attribute(DETECTED_ATTRIBUTE)
+
+    def _attribute(self, name: str) -> dict[str, Any]:
+        text = self.node.GetAttribute(name)
         if not text:
             return {}
         try:
@@ -120,7 +133,7 @@ class LandmarkNode:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def _index(self) -> dict[str, int]:
+    def index(self) -> dict[str, int]:
         """Control point of each label; the first one where several share it."""
         result: dict[str, int] = {}
         for i in range(self.node.GetNumberOfControlPoints()):

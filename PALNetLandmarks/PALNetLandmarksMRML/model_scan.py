@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import slicer
 from PALNetLandmarksLib.errors import UnreadableScanError
@@ -14,6 +16,30 @@ from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
 from vtkmodules.vtkCommonTransforms import vtkGeneralTransform
 
 
+@dataclass(frozen=True, eq=False)
+class RawSurface:
+    """A surface as the scene has it: ``points`` (n, 3) world RAS mm, ``triangles`` (m, 3), not checked yet."""
+
+    points: np.ndarray
+    triangles: np.ndarray
+    name: str
+
+    def scan(self) -> TriangleMesh:
+        """The surface checked and cleaned; raises ``UnreadableScanError``."""
+        return clean_scan(self.points, self.triangles, self.name, "RAS")
+
+
+def surface_of(source, segment_id: str | None = None) -> RawSurface:  # type: ignore[no-untyped-def]
+    """The surface of a model node, or of a segment of a segmentation node.
+
+    Raises
+    ------
+    UnreadableScanError
+        If there is no such segment, or no point.
+    """
+    return _model_surface(source) if segment_id is None else _segment_surface(source, segment_id)
+
+
 def scan_of_model(model) -> TriangleMesh:  # type: ignore[no-untyped-def]
     """The surface of ``model`` (``vtkMRMLModelNode``) as seen in the world, RAS mm; the node is not changed.
 
@@ -24,7 +50,7 @@ def scan_of_model(model) -> TriangleMesh:  # type: ignore[no-untyped-def]
     UnreadableScanError
         If the node has no surface fit for detection.
     """
-    return _scan(model.GetPolyData(), model)
+    return _model_surface(model).scan()
 
 
 def scan_of_segment(segmentation, segment_id: str) -> TriangleMesh:  # type: ignore[no-untyped-def]
@@ -37,16 +63,24 @@ def scan_of_segment(segmentation, segment_id: str) -> TriangleMesh:  # type: ign
     UnreadableScanError
         If there is no such segment, or its surface is not fit for detection.
     """
+    return _segment_surface(segmentation, segment_id).scan()
+
+
+def _model_surface(model) -> RawSurface:  # type: ignore[no-untyped-def]
+    return _surface(model.GetPolyData(), model)
+
+
+def _segment_surface(segmentation, segment_id: str) -> RawSurface:  # type: ignore[no-untyped-def]
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
         raise UnreadableScanError(f"'{segmentation.GetName()}' has no such segment; choose one of its segments.")
     segmentation.CreateClosedSurfaceRepresentation()
     surface = vtkPolyData()
     segmentation.GetClosedSurfaceRepresentation(segment_id, surface)
-    return _scan(surface, segmentation, segment.GetName())
+    return _surface(surface, segmentation, segment.GetName())
 
 
-def _scan(surface: vtkPolyData | None, node, name: str = "") -> TriangleMesh:  # type: ignore[no-untyped-def]
+def _surface(surface: vtkPolyData | None, node, name: str = "") -> RawSurface:  # type: ignore[no-untyped-def]
     name = name or node.GetName() or "the model"
     if surface is None or surface.GetNumberOfPoints() == 0:
         raise UnreadableScanError(f"'{name}' holds no points; load the scan again.")
@@ -57,7 +91,7 @@ def _scan(surface: vtkPolyData | None, node, name: str = "") -> TriangleMesh:  #
             triangulate_strips(*_cells(surface.GetStrips())),
         ]
     )
-    return clean_scan(points, triangles, name, "RAS")
+    return RawSurface(points, triangles, name)
 
 
 def _to_world(points: vtkPoints, node) -> np.ndarray:  # type: ignore[no-untyped-def]

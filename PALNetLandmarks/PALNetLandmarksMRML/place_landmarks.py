@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
 
+from PALNetLandmarksLib.background import MOST_POINTS_IN_FOREGROUND, Job, Launch, detect_in_background
 from PALNetLandmarksLib.detection import Detection
+from PALNetLandmarksLib.detector import STEPS as DETECTION_STEPS
 from PALNetLandmarksLib.detector import LandmarkDetector
-from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.device import choose_device
+from PALNetLandmarksLib.errors import LandmarkingError, WeightsError
+from PALNetLandmarksLib.scheme import load_scheme
 
 from .landmark_node import MODEL_REFERENCE, LandmarkNode
-from .model_scan import scan_of_model, scan_of_segment
+from .model_scan import surface_of
+from .python_process import launch_python, python_executable
 
 
 class NodeGoneError(LandmarkingError):
     """A node that the work needs has left the scene meanwhile."""
 
 
-def place_landmarks(  # type: ignore[no-untyped-def]
-    detector: LandmarkDetector,
-    source,
-    segment_id: str | None = None,
-    replace_corrected: bool = False,
-) -> Generator[str, None, tuple[LandmarkNode, Detection]]:
-    """Detect landmarks on ``source`` and put them into its markups node; says each step before taking it.
+@dataclass(frozen=True)
+class Settings:
+    """How to detect.
 
-    The scene changes in the last step alone: dropping the generator before that cancels without a trace.
+    ``weights`` None takes the bundled ones; ``device`` one of ``PALNetLandmarksLib.device.DEVICES``; ``surface`` one of
+    ``PALNetLandmarksLib.detector.SURFACES``; ``replace_corrected`` overwrites what the user corrected, too.
+    """
+
+    weights: Path | None = None
+    device: str = "auto"
+    surface: str = "triangle"
+    replace_corrected: bool = False
+
+
+#: What ``place_landmarks`` says, in order.
+STEPS = ("surface of the model", *DETECTION_STEPS, "markups")
+
+
+def place_landmarks(  # type: ignore[no-untyped-def]
+    source, segment_id: str | None = None, settings: Settings = Settings(), launch: Launch = launch_python
+) -> Generator[str, None, tuple[LandmarkNode, Detection]]:
+    """Detect landmarks on ``source`` and put them into its markups node; yields one of ``STEPS`` before each piece.
+
+    The scene changes in the last step alone: dropping the generator before that cancels without a trace. Large scans
+    and graphics processors are left to a process of their own.
 
     Parameters
     ----------
     source : ``vtkMRMLModelNode``, or ``vtkMRMLSegmentationNode`` together with ``segment_id``.
-    replace_corrected : overwrite what the user corrected, too.
+    launch : starts that process.
 
     Returns
     -------
@@ -41,20 +64,30 @@ def place_landmarks(  # type: ignore[no-untyped-def]
         One sentence for the user; the scene is unchanged.
     """
     scene = source.GetScene()
-    yield "surface of the model"
-    scan = scan_of_model(source) if segment_id is None else scan_of_segment(source, segment_id)
+    yield STEPS[0]
+    raw = surface_of(source, segment_id)
+    device = choose_device(settings.device)
+    # Before any work: a weights file of the wrong kind is refused at once. The process loads it again.
+    detector = load_detector(settings, "cpu")
+    yield STEPS[0]
     # MRML knows millimetres alone, but a file in metres loads as it is: the unit is found as for any file.
-    detection = yield from detector.detect_stepwise(scan)
-    yield "markups"
-    if source.GetScene() is not scene or scene is None:
-        raise NodeGoneError(f"'{scan.name}' was removed from the scene during detection; load it again.")
+    if device != "cpu" or len(raw.points) > MOST_POINTS_IN_FOREGROUND:
+        weights = None if settings.weights is None else str(settings.weights)
+        job = Job(raw.name, "RAS", weights, device, settings.surface)
+        detection = yield from detect_in_background(raw.points, raw.triangles, job, launch, python_executable())
+    else:
+        scan = raw.scan()
+        detection = yield from detector.detect_stepwise(scan)
+    yield STEPS[-1]
+    if scene is None or source.GetScene() is not scene:
+        raise NodeGoneError(f"'{raw.name}' was removed from the scene during detection; load it again.")
     found = find_landmark_node(source)
     scene.SetUndoOn()
     if found is not None:
         found.node.SetUndoEnabled(True)
     scene.SaveStateForUndo()
     if found is None:
-        name = scene.GenerateUniqueName(f"{scan.name} landmarks")
+        name = scene.GenerateUniqueName(f"{raw.name} landmarks")
         node = scene.CreateNodeByClass("vtkMRMLMarkupsFiducialNode")
         node.UnRegister(None)
         node.SetName(name)
@@ -63,8 +96,27 @@ def place_landmarks(  # type: ignore[no-untyped-def]
         node.CreateDefaultDisplayNodes()
         node.SetNodeReferenceID(MODEL_REFERENCE, source.GetID())
         found = LandmarkNode(node)
-    found.write(detection, replace_corrected)
+    found.write(detection, settings.replace_corrected)
     return found, detection
+
+
+def load_detector(settings: Settings, device: str | None = None) -> LandmarkDetector:
+    """The detector that ``settings`` ask for, on ``device`` instead of theirs if given.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are damaged or place other landmarks than the module's.
+    DeviceError
+        If the device cannot be used.
+    """
+    detector = LandmarkDetector.load(settings.weights, device or settings.device, settings.surface)
+    if detector.labels != load_scheme().labels:
+        raise WeightsError(
+            f"The weights '{settings.weights}' place {len(detector.labels)} landmarks of another scheme; choose "
+            f"weights trained for the {len(load_scheme())} landmarks of this module."
+        )
+    return detector
 
 
 def find_landmark_node(source) -> LandmarkNode | None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,807 @@
+"""PALNetLandmarks: 50 anatomical landmarks on a 3D face scan at one click, to be checked and corrected.
+
+Widgets and MRML events only. What needs no window lies in ``PALNetLandmarksMRML``, what needs no Slicer in
+``PALNetLandmarksLib``.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Optional, Union
+
+import qt
+import slicer
+import vtk
+from slicer import vtkMRMLModelNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+SAMPLE_NAME = "PALNetLandmarksFace"
+
+
+class PALNetLandmarks(ScriptedLoadableModule):
+    """What Slicer's module list shows."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("PALNetLandmarks")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Craniofacial")]
+        parent.dependencies = ["Markups", "Models", "Segmentations"]
+        parent.contributors = ["The PALNetLandmarks developers"]
+        parent.helpText = _(
+            "Places 50 anatomical soft-tissue landmarks on a 3D face scan: choose the scan, click <b>Detect "
+            "landmarks</b>, drag the points that are off. For research use; not a medical device."
+        )
+        parent.acknowledgementText = _(
+            "After PAL-Net (arXiv 2510.00910). The bundled model was trained on faces simulated with ICT-FaceKit's "
+            "head model (MIT licence)."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the bundled scan in the module Sample Data."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="PALNetLandmarks",
+        sampleName=SAMPLE_NAME,
+        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "PALNetLandmarks.png"),
+        customDownloader=lambda source: PALNetLandmarksLogic().loadSample(),
+    )
+
+
+@parameterNodeWrapper
+class PALNetLandmarksParameterNode:
+    """What the panel is set to; saved with the scene.
+
+    ``segmentId`` matters where ``source`` is a segmentation. ``device``, ``surface``, ``weights`` (empty: bundled) and
+    ``replaceCorrected`` as in ``PALNetLandmarksMRML.place_landmarks.Settings``. Sizes in per cent of the view.
+    """
+
+    source: Union[vtkMRMLModelNode, vtkMRMLSegmentationNode]
+    segmentId: str = ""
+    replaceCorrected: bool = False
+    snapToSurface: bool = True
+    pointSize: Annotated[float, WithinRange(0.2, 10.0)] = 2.0
+    labelSize: Annotated[float, WithinRange(0.0, 10.0)] = 2.5
+    opacity: Annotated[float, WithinRange(0.0, 1.0)] = 1.0
+    device: str = "auto"
+    surface: str = "triangle"
+    weights: str = ""
+
+
+class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel."""
+
+    #: Pause (ms) between two pieces of a detection, in which Slicer looks after its window.
+    PAUSE_MS = 5
+
+    def __init__(self, parent=None):
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+        self._run = None
+        self._table = None
+        self._landmarks = None
+        self._snap = None
+        self._settled = {}
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Life of the panel
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/PALNetLandmarks.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.ui.inputSelector.setMRMLScene(slicer.mrmlScene)
+        self.logic = PALNetLandmarksLogic()
+        self._fillSelectors()
+        self._table = LandmarkTable(self.ui.landmarkTable, self.onLandmarkChosen)
+
+        self._timer = qt.QTimer()
+        self._timer.interval = self.PAUSE_MS
+        self._timer.connect("timeout()", self._advance)
+        # Dragging sends dozens of events a second; the table follows them with a little delay.
+        self._tableTimer = qt.QTimer()
+        self._tableTimer.interval = 60
+        self._tableTimer.singleShot = True
+        self._tableTimer.connect("timeout()", self._updateTable)
+
+        self.ui.loadButton.connect("clicked(bool)", self.onLoadScan)
+        self.ui.detectButton.connect("clicked(bool)", self.onDetectOrCancel)
+        self.ui.undoButton.connect("clicked(bool)", self.onUndo)
+        self.ui.resetButton.connect("clicked(bool)", self.onReset)
+        self.ui.resetAllButton.connect("clicked(bool)", self.onResetAll)
+        self.ui.exportButton.connect("clicked(bool)", self.onExport)
+        self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorch)
+        self.ui.searchEdit.connect("textChanged(QString)", self._table.search)
+        self.ui.segmentSelector.connect("currentIndexChanged(int)", self.onSegmentChosen)
+        self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChosen)
+        self.ui.surfaceSelector.connect("currentIndexChanged(int)", self.onSurfaceChosen)
+        self.ui.weightsSelector.connect("currentPathChanged(QString)", self.onWeightsChosen)
+        for group, checkBox in self._groupCheckBoxes().items():
+            checkBox.setToolTip(_("Show or hide the landmarks of this group: {group}.").format(group=group))
+            checkBox.connect("toggled(bool)", self._showGroups)
+
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        self._initializeParameterNode()
+
+    def cleanup(self):
+        self._cancel()
+        self._tableTimer.stop()
+        self._setParameterNode(None)
+        self._follow(None)
+        self.removeObservers()
+
+    def enter(self):
+        self._initializeParameterNode()
+
+    def exit(self):
+        """The panel is hidden: a detection that is under way goes on."""
+
+    def onSceneStartClose(self, caller=None, event=None):
+        self._cancel()
+        self._setParameterNode(None)
+        self._follow(None)
+
+    def onSceneEndClose(self, caller=None, event=None):
+        self._initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node):
+        if self._landmarks is not None and node is self._landmarks.node:
+            self._follow(None)
+
+    def _initializeParameterNode(self):
+        self._setParameterNode(self.logic.getParameterNode())
+        if not self._parameterNode.source:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLModelNode")
+            if first is not None and not first.GetHideFromEditors():
+                self._parameterNode.source = first
+
+    def _setParameterNode(self, parameterNode):
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+            self._onParametersChanged()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Parameters
+
+    def _fillSelectors(self):
+        for text, value in (
+            (_("Automatic"), "auto"),
+            (_("CPU"), "cpu"),
+            (_("NVIDIA graphics (CUDA)"), "cuda"),
+            (_("Apple graphics (MPS)"), "mps"),
+        ):
+            self.ui.deviceSelector.addItem(text, value)
+        for text, value in (
+            (_("Nearest point of the surface"), "triangle"),
+            (_("Nearest vertex"), "vertex"),
+            (_("Centroid of the 10 nearest vertices"), "centroid"),
+        ):
+            self.ui.surfaceSelector.addItem(text, value)
+
+    def _onParametersChanged(self, caller=None, event=None):
+        parameters = self._parameterNode
+        if parameters is None:
+            return
+        source = parameters.source
+        self._showSegments(source)
+        for selector, value in (
+            (self.ui.deviceSelector, parameters.device),
+            (self.ui.surfaceSelector, parameters.surface),
+        ):
+            index = selector.findData(value)
+            if index >= 0 and index != selector.currentIndex:
+                selector.setCurrentIndex(index)
+        if self.ui.weightsSelector.currentPath != parameters.weights:
+            self.ui.weightsSelector.currentPath = parameters.weights
+        self._follow(self.logic.landmarksOf(source) if source else None)
+        self._applyDisplay()
+        self._updateButtons()
+
+    def _showSegments(self, source):
+        """List the segments where the input is a segmentation."""
+        isSegmentation = source is not None and source.IsA("vtkMRMLSegmentationNode")
+        self.ui.segmentLabel.visible = isSegmentation
+        self.ui.segmentSelector.visible = isSegmentation
+        ids = []
+        if isSegmentation:
+            segmentation = source.GetSegmentation()
+            ids = [segmentation.GetNthSegmentID(i) for i in range(segmentation.GetNumberOfSegments())]
+        selector = self.ui.segmentSelector
+        if ids != [selector.itemData(i) for i in range(selector.count)]:
+            blocked = selector.blockSignals(True)
+            selector.clear()
+            for segmentId in ids:
+                selector.addItem(source.GetSegmentation().GetSegment(segmentId).GetName(), segmentId)
+            selector.blockSignals(blocked)
+        if ids and self._parameterNode.segmentId not in ids:
+            self._parameterNode.segmentId = ids[0]
+        index = selector.findData(self._parameterNode.segmentId)
+        if ids and index != selector.currentIndex:
+            selector.setCurrentIndex(index)
+
+    def onSegmentChosen(self, index):
+        if self._parameterNode is not None and index >= 0:
+            self._parameterNode.segmentId = self.ui.segmentSelector.itemData(index)
+
+    def onDeviceChosen(self, index):
+        if self._parameterNode is not None:
+            self._parameterNode.device = self.ui.deviceSelector.itemData(index)
+
+    def onSurfaceChosen(self, index):
+        if self._parameterNode is not None:
+            self._parameterNode.surface = self.ui.surfaceSelector.itemData(index)
+
+    def onWeightsChosen(self, path):
+        """Check a site's own weights before they are used."""
+        if self._parameterNode is None or path == self._parameterNode.weights:
+            return
+        try:
+            said = self.logic.checkWeights(path)
+        except Exception as error:
+            self.ui.weightsSelector.currentPath = self._parameterNode.weights
+            self._fail(error)
+            return
+        self._parameterNode.weights = path
+        self._say(said)
+
+    def _source(self):
+        """The chosen input node and, if it is a segmentation, the segment."""
+        source = self._parameterNode.source if self._parameterNode is not None else None
+        segmentId = None
+        if source is not None and source.IsA("vtkMRMLSegmentationNode"):
+            segmentId = self._parameterNode.segmentId
+        return source, segmentId
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Input
+
+    def onLoadScan(self, checked=False):
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(),
+            _("Load scan"),
+            "",
+            _("Face scans") + " (*.obj *.ply *.stl *.vtp *.vtk *.glb *.gltf *.off);;" + _("All files") + " (*)",
+        )
+        if path:
+            self.loadScan(path)
+
+    def loadScan(self, path):
+        """Load a scan and choose it as input."""
+        try:
+            self._parameterNode.source = self.logic.loadScan(path)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._say("")
+        slicer.util.resetThreeDViews()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Detection
+
+    def onDetectOrCancel(self, checked=False):
+        if self._run is not None:
+            self._cancel()
+            self._say(_("Cancelled; the scene is as it was."))
+            return
+        source, segmentId = self._source()
+        if source is None:
+            self._fail(None, _("Choose a scan first."))
+            return
+        parameters = self._parameterNode
+        self._run = self.logic.detectStepwise(
+            source,
+            segmentId,
+            weights=parameters.weights or None,
+            device=parameters.device,
+            surface=parameters.surface,
+            replaceCorrected=parameters.replaceCorrected,
+        )
+        self._say(_("Detecting ..."))
+        self._showProgress(0)
+        self._updateButtons()
+        self._timer.start()
+
+    def _advance(self):
+        """Take the next piece of the detection."""
+        if self._run is None:
+            self._timer.stop()
+            return
+        try:
+            step = next(self._run)
+        except StopIteration as end:
+            self._cancel()
+            landmarks, detection = end.value
+            self._follow(landmarks)
+            self._applyDisplay()
+            self._showGroups()
+            self._sayDetected(detection)
+        except Exception as error:
+            self._cancel()
+            self._fail(error)
+        else:
+            self._showProgress(self.logic.steps.index(step))
+
+    def _cancel(self):
+        """End the detection, if there is one; the scene stays as it is."""
+        self._timer.stop()
+        run, self._run = self._run, None
+        if run is not None:
+            run.close()
+        self._showProgress(None)
+        self._updateButtons()
+
+    def _showProgress(self, step):
+        self.ui.progressBar.visible = step is not None
+        if step is None:
+            return
+        names = {
+            "surface of the model": _("Reading the surface"),
+            "read": _("Checking the surface"),
+            "align": _("Finding the face"),
+            "landmarks": _("Placing landmarks"),
+            "surface": _("Projecting onto the surface"),
+            "markups": _("Writing markups"),
+        }
+        self.ui.progressBar.maximum = len(self.logic.steps)
+        self.ui.progressBar.value = step
+        self.ui.progressBar.format = names[self.logic.steps[step]] + " ..."
+
+    def _sayDetected(self, detection):
+        seconds = sum(detection.seconds.values())
+        missing = [label for label, gone in zip(detection.labels, detection.missing) if gone]
+        sentences = [
+            _("{count} landmarks in {seconds:.1f} s on {device}.").format(
+                count=len(detection.labels) - len(missing), seconds=seconds, device=detection.device.upper()
+            )
+        ]
+        if missing:
+            sentences.append(_("Not on the scan: {labels}.").format(labels=", ".join(missing)))
+        self._say(" ".join([*sentences, *detection.warnings]))
+
+    def onUndo(self, checked=False):
+        slicer.mrmlScene.Undo()
+        source = self._source()[0]
+        self._follow(self.logic.landmarksOf(source) if source is not None else None)
+        self._updateTable()
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Result
+
+    def _follow(self, landmarks):
+        """Show ``landmarks`` (a LandmarkNode or None) in the table and watch what the user does with them."""
+        before = self._landmarks.node if self._landmarks is not None else None
+        now = landmarks.node if landmarks is not None else None
+        if before is now:
+            self._updateTable()
+            return
+        from PALNetLandmarksMRML.surface_snap import SurfaceSnap
+
+        events = (
+            vtk.vtkCommand.ModifiedEvent,
+            slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
+            slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
+            slicer.vtkMRMLMarkupsNode.PointAddedEvent,
+        )
+        for event in events:
+            if before is not None:
+                self.removeObserver(before, event, self._onLandmarksChanged)
+            if now is not None:
+                self.addObserver(now, event, self._onLandmarksChanged)
+        if before is not None:
+            self.removeObserver(before, slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd)
+        if now is not None:
+            self.addObserver(now, slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd)
+        self._landmarks = landmarks
+        self._snap = SurfaceSnap(*self._source()) if landmarks is not None and self._source()[0] is not None else None
+        self._settled = self._positions()
+        self._updateTable()
+        self._updateButtons()
+
+    def _onLandmarksChanged(self, caller=None, event=None):
+        self._tableTimer.start()
+
+    def _onDragEnd(self, caller=None, event=None):
+        """Put the point that was dragged onto the surface."""
+        if self._landmarks is None or self._snap is None or not self._parameterNode.snapToSurface:
+            return
+        moved = [i for i, position in self._positions().items() if position != self._settled.get(i)]
+        for i in moved:
+            self._snap.snap(self._landmarks.node, i)
+        self._settled = self._positions()
+
+    def _positions(self):
+        if self._landmarks is None:
+            return {}
+        node = self._landmarks.node
+        return {i: tuple(node.GetNthControlPointPosition(i)) for i in range(node.GetNumberOfControlPoints())}
+
+    def _updateTable(self):
+        if self._landmarks is None:
+            self._table.show({}, {})
+            return
+        self._settled = self._positions()
+        self._table.show(self._landmarks.states(), self._landmarks.deviations())
+
+    def onLandmarkChosen(self, label):
+        """Centre the 3D views on a landmark."""
+        from PALNetLandmarksMRML.landmark_display import centre_on
+
+        self.ui.resetButton.enabled = self._landmarks is not None
+        if self._landmarks is not None and not centre_on(self._landmarks, label):
+            self._say(_("{label} has no position on this scan.").format(label=label))
+
+    def onReset(self, checked=False):
+        label = self._table.chosen
+        if self._landmarks is not None and label is not None:
+            slicer.mrmlScene.SaveStateForUndo()
+            self._landmarks.reset((label,))
+            self._updateTable()
+
+    def onResetAll(self, checked=False):
+        if self._landmarks is None:
+            return
+        if slicer.util.confirmYesNoDisplay(
+            _("Put all landmarks back to where they were detected? Your corrections are lost, unless you undo this.")
+        ):
+            slicer.mrmlScene.SaveStateForUndo()
+            self._landmarks.reset()
+            self._updateTable()
+
+    def _groupCheckBoxes(self):
+        return {
+            "midline": self.ui.midlineCheckBox,
+            "eyes": self.ui.eyesCheckBox,
+            "nose": self.ui.noseCheckBox,
+            "mouth": self.ui.mouthCheckBox,
+            "ears": self.ui.earsCheckBox,
+            "jaw": self.ui.jawCheckBox,
+        }
+
+    def _showGroups(self, checked=False):
+        from PALNetLandmarksMRML.landmark_display import show_groups
+
+        if self._landmarks is not None:
+            shown = [group for group, checkBox in self._groupCheckBoxes().items() if checkBox.checked]
+            show_groups(self._landmarks, shown)
+
+    def _applyDisplay(self):
+        from PALNetLandmarksMRML.landmark_display import set_opacity, set_sizes
+
+        parameters = self._parameterNode
+        if self._landmarks is None or parameters is None:
+            return
+        set_sizes(self._landmarks, parameters.pointSize, parameters.labelSize)
+        if parameters.source is not None:
+            set_opacity(parameters.source, parameters.opacity)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Export and installation
+
+    def onExport(self, checked=False):
+        if self._landmarks is None:
+            self._fail(None, _("There are no landmarks to export yet; detect them first."))
+            return
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(),
+            _("Export landmarks"),
+            self._landmarks.node.GetName() + ".mrk.json",
+            "Slicer markups (*.mrk.json);;Slicer fiducials (*.fcsv);;CSV (*.csv)",
+        )
+        if path:
+            self.exportLandmarks(path)
+
+    def exportLandmarks(self, path):
+        """Write the landmarks to a file and say so."""
+        try:
+            written = self.logic.exportLandmarks(self._landmarks.node, path)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._say(_("Written: {path}").format(path=written))
+
+    def onInstallTorch(self, checked=False):
+        """Install torch by the PyTorch extension, which asks the user first."""
+        try:
+            import PyTorchUtils
+        except ImportError:
+            self._fail(None, _("Install the extension 'PyTorch' from the Extensions Manager first, then try again."))
+            return
+        try:
+            installed = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._say(_("PyTorch is installed.") if installed is not None else _("PyTorch was not installed."))
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What the panel says
+
+    def _updateButtons(self):
+        running = self._run is not None
+        source = self._source()[0]
+        self.ui.detectButton.text = _("Cancel") if running else _("Detect landmarks")
+        self.ui.detectButton.enabled = running or source is not None
+        for widget in (self.ui.inputSelector, self.ui.segmentSelector, self.ui.loadButton, self.ui.advancedSection):
+            widget.enabled = not running
+        there = self._landmarks is not None
+        for widget in (self.ui.resetAllButton, self.ui.exportButton, self.ui.undoButton):
+            widget.enabled = there and not running
+        self.ui.resetButton.enabled = there and not running and self._table.chosen is not None
+
+    def _say(self, text):
+        self.ui.statusLabel.styleSheet = ""
+        self.ui.statusLabel.text = text
+
+    def _fail(self, error, sentence=None):
+        """Say what went wrong, in one sentence; details go to the log."""
+        from PALNetLandmarksLib.errors import LandmarkingError
+
+        if isinstance(error, LandmarkingError):
+            sentence = str(error)
+            logging.info("PALNetLandmarks: %s", sentence)
+        elif error is not None:
+            logging.error("PALNetLandmarks failed", exc_info=error)
+            sentence = _("Something unexpected went wrong ({error}); details are in the log.").format(error=error)
+        self.ui.statusLabel.styleSheet = "color: #c62828;"
+        self.ui.statusLabel.text = sentence
+
+
+class LandmarkTable:
+    """The landmarks in a ``QTableWidget``, right beside left, with their states.
+
+    ``onChosen`` is called with the label of the landmark that the user chose.
+    """
+
+    #: Text colours by standard deviation (mm): trusted, to be looked at, doubtful.
+    COLOURS = ((1.5, "#2e7d32"), (3.0, "#b26a00"), (float("inf"), "#c62828"))
+
+    def __init__(self, table, onChosen):
+        from PALNetLandmarksLib.scheme import load_scheme
+
+        self.chosen = None
+        self._widget, self._onChosen = table, onChosen
+        self._landmarks = load_scheme().landmarks
+        self._cells = {}
+        self._items = {}
+        self._names = []
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Landmark"), _("Right / middle"), _("Left")])
+        table.setRowCount(sum(landmark.side != "left" for landmark in self._landmarks))
+        rows = {}
+        for landmark in self._landmarks:
+            stem = landmark.label.rsplit("_", 1)[0]
+            if stem not in rows:
+                rows[stem] = len(rows)
+                name = landmark.name.rsplit(" ", 1)[0] if landmark.side != "midline" else landmark.name
+                self._names.append(f"{stem} {name}")
+                head = qt.QTableWidgetItem(f"{name} ({stem})")
+                head.setToolTip(landmark.definition)
+                table.setItem(rows[stem], 0, head)
+            cell = (rows[stem], 2 if landmark.side == "left" else 1)
+            item = qt.QTableWidgetItem("")
+            item.setToolTip(f"{landmark.name}: {landmark.definition}")
+            table.setItem(cell[0], cell[1], item)
+            self._cells[landmark.label] = cell
+            self._items[landmark.label] = item
+        table.horizontalHeader().setStretchLastSection(True)
+        table.setColumnWidth(0, 190)
+        table.setColumnWidth(1, 130)
+        table.connect("cellClicked(int,int)", self._onClicked)
+        # Keys: to the next landmark and back.
+        self._shortcuts = []
+        for key, step in (("N", 1), ("P", -1)):
+            shortcut = qt.QShortcut(qt.QKeySequence(key), table)
+            shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+            shortcut.connect("activated()", lambda step=step: self.go(step))
+            self._shortcuts.append(shortcut)
+
+    def show(self, states, deviations):
+        """Write ``states`` (by label; none at all empties the table) and standard deviations (mm) into the cells."""
+        words = {"detected": _("detected"), "corrected": _("corrected"), "missing": _("missing")}
+        for label, item in self._items.items():
+            state = states.get(label)
+            text, colour = words.get(state, ""), "#1565c0"
+            if state == "detected":
+                deviation = deviations.get(label, float("nan"))
+                if deviation == deviation:
+                    text += f" ± {deviation:.1f} mm"
+                    colour = next(colour for limit, colour in self.COLOURS if deviation <= limit)
+                else:
+                    colour = "#2e7d32"
+            elif state == "missing":
+                colour = "#757575"
+            if item.text() != text:
+                item.setText(text)
+            item.setForeground(qt.QBrush(qt.QColor(colour)))
+
+    def search(self, text):
+        """Show the landmarks whose name or abbreviation holds ``text``."""
+        for row, name in enumerate(self._names):
+            self._widget.setRowHidden(row, text.strip().lower() not in name.lower())
+
+    def choose(self, label):
+        """Choose a landmark, as a click does."""
+        self.chosen = label
+        self._widget.setCurrentCell(*self._cells[label])
+        self._onChosen(label)
+
+    def go(self, step):
+        """Choose the next (or, with -1, the previous) landmark in the order of the table."""
+        labels = [landmark.label for landmark in self._landmarks]
+        order = sorted(labels, key=lambda label: self._cells[label])
+        at = order.index(self.chosen) + step if self.chosen in order else 0
+        self.choose(order[at % len(order)])
+
+    def _onClicked(self, row, column):
+        for label, cell in self._cells.items():
+            if cell == (row, max(1, column)):
+                self.choose(label)
+
+
+class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
+    """Detection for scripts: no widgets.
+
+    ::
+
+        logic = PALNetLandmarks.PALNetLandmarksLogic()
+        node = logic.detect(slicer.util.loadModel("/data/anna.ply"))
+        logic.exportLandmarks(node, "/data/anna.mrk.json")
+    """
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        from PALNetLandmarksMRML.place_landmarks import STEPS
+
+        #: Names of the steps of a detection, in order.
+        self.steps = STEPS
+
+    def getParameterNode(self):
+        return PALNetLandmarksParameterNode(super().getParameterNode())
+
+    def detect(self, source, segmentId: Optional[str] = None, **settings):
+        """Detect landmarks on a model node, or on a segment of a segmentation node.
+
+        Parameters
+        ----------
+        source, segmentId : the scan.
+        settings : ``weights``, ``device``, ``surface``, ``replaceCorrected``; see ``detectStepwise``.
+
+        Returns
+        -------
+        ``vtkMRMLMarkupsFiducialNode`` with 50 control points on the surface, in the world.
+
+        Raises
+        ------
+        PALNetLandmarksLib.errors.LandmarkingError
+            With one sentence for the user; the scene is unchanged.
+        """
+        from PALNetLandmarksLib.stepwise import finish
+
+        return finish(self.detectStepwise(source, segmentId, **settings))[0].node
+
+    def detectStepwise(
+        self, source, segmentId=None, weights=None, device="auto", surface="triangle", replaceCorrected=False
+    ):
+        """A generator that does what ``detect`` does in short pieces; see ``PALNetLandmarksMRML.place_landmarks``."""
+        from PALNetLandmarksMRML.place_landmarks import Settings, place_landmarks
+
+        settings = Settings(Path(weights) if weights else None, device, surface, replaceCorrected)
+        return place_landmarks(source, segmentId, settings)
+
+    def landmarksOf(self, source):
+        """The ``LandmarkNode`` of an earlier detection on ``source``, or None."""
+        from PALNetLandmarksMRML.place_landmarks import find_landmark_node
+
+        return find_landmark_node(source)
+
+    def loadScan(self, path):
+        """Load a scan of any format that the library reads as a model node.
+
+        Raises
+        ------
+        UnreadableScanError
+            If there is no surface in the file; nothing is left in the scene.
+        """
+        from PALNetLandmarksMRML.load_scan import load_scan
+
+        return load_scan(path)
+
+    def loadSample(self):
+        """Load the bundled scan of a simulated face."""
+        from PALNetLandmarksLib.resources import resource_path
+
+        node = self.loadScan(resource_path("SampleScan.ply"))
+        node.SetName(SAMPLE_NAME)
+        return node
+
+    def exportLandmarks(self, node, path):
+        """Write the landmarks of a markups node to ``.mrk.json``, ``.fcsv`` or ``.csv``; raises OutputError."""
+        from PALNetLandmarksMRML.export_landmarks import export_landmarks
+        from PALNetLandmarksMRML.landmark_node import LandmarkNode
+
+        return export_landmarks(LandmarkNode(node), path)
+
+    def checkWeights(self, path):
+        """A sentence about a weights file (empty path: the bundled one); raises WeightsError if it cannot be used."""
+        from PALNetLandmarksMRML.place_landmarks import Settings, load_detector
+
+        detector = load_detector(Settings(Path(path) if path else None), "cpu")
+        return _("Weights {version}, SHA-256 {digest}.").format(
+            version=detector.weights_version, digest=detector.weights_sha256[:12]
+        )
+
+
+class PALNetLandmarksTest(ScriptedLoadableModuleTest):
+    """The module's self-test: runs in Slicer (Developer tools: Reload and Test) and in ``Testing/harness``."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_sample_is_detected_corrected_and_kept()
+
+    def test_sample_is_detected_corrected_and_kept(self):
+        """Load the sample, detect, correct one landmark, detect again, save, reload."""
+        import numpy as np
+        from PALNetLandmarksLib.surface import SurfaceLocator
+        from PALNetLandmarksMRML.landmark_node import LandmarkNode
+        from PALNetLandmarksMRML.model_scan import scan_of_model
+
+        self.delayDisplay("Loading the sample")
+        logic = PALNetLandmarksLogic()
+        model = logic.loadSample()
+        pointsBefore = slicer.util.arrayFromModelPoints(model).copy()
+
+        self.delayDisplay("Detecting landmarks")
+        node = logic.detect(model)
+        self.assertEqual(node.GetNumberOfControlPoints(), 50)
+        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+        states = LandmarkNode(node).states()
+        there = np.array([states[node.GetNthControlPointLabel(i)] == "detected" for i in range(50)])
+        self.assertGreater(there.sum(), 40)
+        distance = SurfaceLocator(scan_of_model(model)).nearest_on_surface(points[there])[1]
+        self.assertLess(distance.max(), 0.01)
+        self.assertTrue(np.array_equal(pointsBefore, slicer.util.arrayFromModelPoints(model)))
+
+        self.delayDisplay("Correcting one landmark and detecting again")
+        i = LandmarkNode(node).index()["Prn"]
+        corrected = np.array(node.GetNthControlPointPositionWorld(i)) + [3.0, 0.0, 0.0]
+        node.SetNthControlPointPositionWorld(i, corrected.tolist())
+        self.assertEqual(LandmarkNode(node).states()["Prn"], "corrected")
+        self.assertIs(logic.detect(model), node)
+        self.assertLess(np.linalg.norm(np.array(node.GetNthControlPointPositionWorld(i)) - corrected), 1e-6)
+
+        self.delayDisplay("Saving and loading the landmarks")
+        path = str(Path(slicer.app.temporaryPath) / "PALNetLandmarksTest.mrk.json")
+        logic.exportLandmarks(node, path)
+        loaded = slicer.util.loadMarkups(path)
+        Path(path).unlink()
+        self.assertEqual(loaded.GetNumberOfControlPoints(), 50)
+        again = slicer.util.arrayFromMarkupsControlPoints(loaded, world=True)
+        self.assertLess(np.abs(again - slicer.util.arrayFromMarkupsControlPoints(node, world=True))[there].max(), 1e-3)
+        self.delayDisplay("Test passed")

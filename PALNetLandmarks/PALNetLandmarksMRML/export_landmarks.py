@@ -1,0 +1,53 @@
+"""From the markups node to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PALNetLandmarksLib.errors import OutputError
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_states import DETECTED
+from PALNetLandmarksLib.scheme import load_scheme
+
+from .landmark_node import LandmarkNode
+
+SUFFIXES = (".mrk.json", ".fcsv", ".csv")
+
+
+def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
+    """The landmarks as they stand in the world, LPS mm; a standard deviation where the detected position stands."""
+    node, index, states = landmarks.node, landmarks.index(), landmarks.states()
+    points = np.full((len(landmarks.labels), 3), np.nan)
+    for row, label in enumerate(landmarks.labels):
+        i = index.get(label)
+        if i is not None and node.GetNthControlPointPositionStatus(i) == node.PositionDefined:
+            points[row] = node.GetNthControlPointPositionWorld(i)
+    names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+    deviations = landmarks.deviations()
+    return LandmarkSet(
+        labels=landmarks.labels,
+        points=points,
+        coordinate_system="RAS",
+        names=tuple(names.get(label, "") for label in landmarks.labels),
+        standard_deviation_mm=np.array(
+            [deviations[label] if states[label] == DETECTED else np.nan for label in landmarks.labels]
+        ),
+    ).in_coordinate_system("LPS")
+
+
+def export_landmarks(landmarks: LandmarkNode, path: Path | str) -> Path:
+    """Write the landmarks to ``path`` (``.mrk.json``, ``.fcsv`` or ``.csv``), in LPS as Slicer itself does.
+
+    Raises
+    ------
+    OutputError
+        If there are none, the ending is another, or the file cannot be written.
+    """
+    path = Path(path)
+    if not landmarks.labels:
+        raise OutputError("There are no landmarks to export yet; detect them first.")
+    if not path.name.lower().endswith((*SUFFIXES, ".json")):
+        raise OutputError(f"'{path.name}' should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+    write_landmarks(path, landmark_set(landmarks))
+    return path
