@@ -116,7 +116,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # Dragging sends dozens of events a second; the table follows them with a little delay.
         self._tableTimer = qt.QTimer()
         self._tableTimer.interval = 60
-        self._tableTimer.singleShot = True
+        self._tableTimer.setSingleShot(True)
         self._tableTimer.connect("timeout()", self._updateTable)
 
         self.ui.loadButton.connect("clicked(bool)", self.onLoadScan)
@@ -790,7 +790,7 @@ class PALNetLandmarksTest(ScriptedLoadableModuleTest):
 
         self.delayDisplay("Correcting one landmark and detecting again")
         i = LandmarkNode(node).index()["Prn"]
-        corrected = np.array(node.GetNthControlPointPositionWorld(i)) + [3.0, 0.0, 0.0]
+        corrected = np.add(node.GetNthControlPointPositionWorld(i), (3.0, 0.0, 0.0))
         node.SetNthControlPointPositionWorld(i, corrected.tolist())
         self.assertEqual(LandmarkNode(node).states()["Prn"], "corrected")
         self.assertIs(logic.detect(model), node)

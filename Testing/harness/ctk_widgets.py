@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Property, Qt, Signal
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLineEdit, QSlider, QToolButton, QWidget
 
 from .qt_like_pythonqt import install_properties
@@ -21,8 +22,8 @@ class ctkCollapsibleButton(QWidget):
         self.setContentsMargins(0, 26, 0, 0)
         self._show()
 
-    def resizeEvent(self, event: object) -> None:
-        self._button.resize(self.width(), 24)
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self._button.resize(event.size().width(), 24)
 
     def _show(self) -> None:
         self._button.setArrowType(Qt.RightArrow if self._collapsed else Qt.DownArrow)

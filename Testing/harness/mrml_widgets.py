@@ -100,7 +100,7 @@ class qMRMLNodeComboBox(QWidget):
         if self._scene is not None:
             self._fill()
 
-    def _flag(name: str) -> Property:  # noqa: N805
+    def _flag(name: str) -> Property:
         def read(self: qMRMLNodeComboBox) -> bool:
             return self._flags[name]
 

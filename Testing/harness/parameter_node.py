@@ -136,7 +136,7 @@ class _Binding:
         if parameter.is_node and type(widget) is qMRMLNodeComboBox:
             widget.nodeTypes = [kind.__name__ for kind in parameter.kinds]
             self.signal, self.read, self.put = widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
-        elif parameter.kinds == (bool,) and type(widget) is QtWidgets.QCheckBox:
+        elif parameter.kinds == (bool,) and isinstance(widget, QtWidgets.QCheckBox):
             self.signal, self.read, self.put = widget.toggled, widget.isChecked, widget.setChecked
         elif parameter.kinds == (float,) and type(widget) is ctkSliderWidget:
             widget.minimum, widget.maximum = parameter.bounds.minimum, parameter.bounds.maximum

@@ -17,39 +17,42 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 #: Signal argument types by their C++ names.
 _TYPES = {"bool": bool, "int": int, "double": float, "QString": str}
+#: Widgets that a loader made: without a reference in Python they would come back as PySide6's own classes.
+_made: list[QtWidgets.QWidget] = []
 _MODULES = (QtCore, QtGui, QtWidgets)
 
 
 def make_qt() -> types.ModuleType:
-    """The module ``qt``; changes PySide6's classes for the whole process."""
+    """The module ``qt``."""
     module = types.ModuleType("qt")
     for source in _MODULES:
         for name in dir(source):
             if not name.startswith("_"):
                 setattr(module, name, getattr(source, name))
-    for value in list(vars(module).values()):
+    for name, value in list(vars(module).items()):
         if isinstance(value, type) and issubclass(value, QtCore.QObject):
-            install_properties(value)
-    QtCore.QObject.name = property(lambda self: self.objectName(), lambda self, value: self.setObjectName(value))
-    QtCore.QObject.connect = _connect
-    QtCore.QObject.disconnect = _disconnect
-    QtCore.QObject.className = lambda self: self.metaObject().className()
+            # A subclass: PySide6 ignores what is set on its own classes where it has a method of that name.
+            setattr(module, name, install_properties(type(name, (value,), {})))
     module.QUiLoader = _UiLoader
     module.QFileDialog = _FileDialog
     sys.modules["qt"] = module
     return module
 
 
-def install_properties(kind: type) -> None:
-    """Make the Qt properties that ``kind`` itself declares attributes, and refuse other ones."""
+def install_properties(kind: type) -> type:
+    """Make the Qt properties of ``kind``, a class written in Python, attributes, and refuse other ones."""
     meta = kind.staticMetaObject
-    for i in range(meta.propertyOffset(), meta.propertyCount()):
+    for i in range(meta.propertyCount()):
         name = meta.property(i).name()
         present = getattr(kind, name, None)
-        if isinstance(present, types.BuiltinFunctionType) or name == "objectName":  # static functions: QTimer.singleShot
-            continue
+        if isinstance(present, (types.BuiltinFunctionType, QtCore.Property)) or name == "objectName":
+            continue  # static functions, like QTimer.singleShot; properties written in Python are attributes anyway
         setattr(kind, name, _property(name))
+    kind.name = property(lambda self: self.objectName(), lambda self, value: self.setObjectName(value))
+    kind.className = lambda self: self.metaObject().className()
+    kind.connect, kind.disconnect = _connect, _disconnect
     kind.__setattr__ = _set_attribute
+    return kind
 
 
 def _property(name: str) -> property:
@@ -65,10 +68,17 @@ def _property(name: str) -> property:
 
 def _set_attribute(self: QtCore.QObject, name: str, value: Any) -> None:
     kind = type(self)
-    own = kind.__module__.split(".")[0] == "PySide6"
-    if (own or not name.startswith("_")) and not isinstance(getattr(kind, name, None), property):
+    if isinstance(value, QtCore.QObject) and value.objectName() == name:
+        return  # PySide6's loader of .ui files hangs the children on the parent; PythonQt's does not
+    present = getattr(kind, name, None)
+    if isinstance(present, property):
+        present.__set__(self, value)
+    elif isinstance(present, QtCore.Property):
+        self.setProperty(name, value)
+    elif name.startswith("_"):
+        self.__dict__[name] = value
+    else:
         raise AttributeError(f"{kind.__name__} has no property '{name}'")
-    object.__setattr__(self, name, value)
 
 
 def _signal(sender: QtCore.QObject, signature: str) -> Any:
@@ -106,13 +116,17 @@ class _UiLoader(QtUiTools.QUiLoader):
         from . import ctk_widgets, mrml_widgets
 
         for module in (ctk_widgets, mrml_widgets):
-            if hasattr(module, class_name):
+            if class_name.startswith(("ctk", "qMRML")) and hasattr(module, class_name):
                 widget = getattr(module, class_name)(parent)
                 widget.setObjectName(name)
+                _made.append(widget)
                 return widget
-        if class_name.startswith(("q", "ctk")):
+        if not hasattr(sys.modules["qt"], class_name):
             raise ValueError(f"The harness has no {class_name}")
-        return super().createWidget(class_name, parent, name)
+        widget = getattr(sys.modules["qt"], class_name)(parent)
+        widget.setObjectName(name)
+        _made.append(widget)
+        return widget
 
 
 class _FileDialog(QtWidgets.QFileDialog):
