@@ -469,7 +469,7 @@ def test_devices_see_what_they_can(captures: dict[str, Capture], subjects: list[
     assert seen["tomography"].sum() >= 9
     assert seen["clean"].sum() >= 9
     assert abs(seen["half"][0] - seen["half"][1]) >= 3  # one ear and hardly the other
-    assert seen["frontal"].sum() < seen["tomography"].sum()
+    assert seen["frontal"].sum() <= seen["tomography"].sum()
     # How far the scan reaches behind the tip of the nose, in millimetres of the head model: to the ears, or all around.
     depth = {
         name: (np.quantile(captures[name].points[:, 1], 0.99) - captures[name].landmarks[3, 1]) / subjects[i].size
