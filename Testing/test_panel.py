@@ -21,7 +21,7 @@ if not hasattr(slicer, "vtkMRMLScene"):
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).parent))
-import harness  # noqa: E402
+import harness
 
 MODULE = Path(__file__).resolve().parents[1] / "PALNetLandmarks"
 
@@ -99,7 +99,7 @@ def test_a_corrected_landmark_is_kept_and_can_be_reset(loaded: Any) -> None:
     (node,) = landmark_nodes()
     index = {node.GetNthControlPointLabel(i): i for i in range(50)}["Pg"]
     detected = np.array(node.GetNthControlPointPositionWorld(index))
-    node.SetNthControlPointPositionWorld(index, (detected + [4.0, 0.0, 0.0]).tolist())
+    node.SetNthControlPointPositionWorld(index, np.add(detected, (4.0, 0.0, 0.0)).tolist())
     node.InvokeCustomModifiedEvent(node.PointEndInteractionEvent)
     dragged = np.array(node.GetNthControlPointPositionWorld(index))
     assert 2.0 < np.linalg.norm(dragged - detected) < 6.0  # on the surface, not back

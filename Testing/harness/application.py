@@ -104,6 +104,10 @@ class _SampleDataLogic:
         }
 
 
+#: Panels of modules that were reloaded.
+_closed: list[Any] = []
+
+
 def start() -> Application:
     """Set everything up, once; the scene is ``slicer.mrmlScene``."""
     if getattr(slicer, "app", None) is not None:
@@ -160,7 +164,9 @@ def load_module(folder: Path, name: str) -> Any:
     key = name.lower()
     if hasattr(getattr(slicer.modules, key, None), "widget"):
         slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
-        getattr(slicer.modules, key).widget.parent.deleteLater()
+        # Hidden, not deleted: Python still holds the panel's widgets.
+        getattr(slicer.modules, key).widget.parent.hide()
+        _closed.append(getattr(slicer.modules, key).widget)
     specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module

@@ -19,6 +19,8 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 _TYPES = {"bool": bool, "int": int, "double": float, "QString": str}
 #: Widgets that a loader made: without a reference in Python they would come back as PySide6's own classes.
 _made: list[QtWidgets.QWidget] = []
+#: Their getters are virtual (those of ``text`` in a progress bar): Qt itself would call the attribute in their place.
+_SKIPPED = ("objectName", "sizeHint", "minimumSizeHint")
 _MODULES = (QtCore, QtGui, QtWidgets)
 
 
@@ -45,9 +47,10 @@ def install_properties(kind: type) -> type:
     for i in range(meta.propertyCount()):
         name = meta.property(i).name()
         present = getattr(kind, name, None)
-        if isinstance(present, (types.BuiltinFunctionType, QtCore.Property)) or name == "objectName":
+        if isinstance(present, (types.BuiltinFunctionType, QtCore.Property)) or name in _SKIPPED:
             continue  # static functions, like QTimer.singleShot; properties written in Python are attributes anyway
-        setattr(kind, name, _property(name))
+        if not (name == "text" and issubclass(kind, QtWidgets.QProgressBar)):
+            setattr(kind, name, _property(name))
     kind.name = property(lambda self: self.objectName(), lambda self, value: self.setObjectName(value))
     kind.className = lambda self: self.metaObject().className()
     kind.connect, kind.disconnect = _connect, _disconnect
