@@ -1,0 +1,84 @@
+"""Detection in a process of its own: same result, cancel, errors, too little memory on the graphics processor."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from PALNetLandmarksLib.background import (
+    BackgroundError,
+    Job,
+    detect_in_background,
+    detect_or_fall_back,
+    start_process,
+)
+from PALNetLandmarksLib.detector import STEPS, LandmarkDetector
+from PALNetLandmarksLib.errors import UnreadableScanError
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.resources import resource_path
+from PALNetLandmarksLib.stepwise import finish
+
+
+@pytest.fixture(scope="module")
+def sample() -> TriangleMesh:
+    return read_scan(resource_path("SampleScan.ply"))
+
+
+def test_the_process_finds_what_the_detector_finds(sample: TriangleMesh) -> None:
+    found = finish(detect_in_background(sample.points, sample.triangles, Job("anna", device="cpu"), start_process))
+    here = LandmarkDetector.load(device="cpu").detect(sample)
+    assert found.labels == here.labels
+    assert np.array_equal(found.points, here.points)
+    assert np.array_equal(found.missing, here.missing)
+    assert found.weights_sha256 == here.weights_sha256
+
+
+def test_cancel_answers_at_once_and_ends_the_process(sample: TriangleMesh) -> None:
+    processes: list[subprocess.Popen[Any]] = []
+
+    def launch(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
+        processes.append(start_process(arguments, changes))
+        return processes[-1]
+
+    steps = detect_in_background(sample.points, sample.triangles, Job("anna", device="cpu"), launch)
+    while not processes:
+        assert next(steps) in STEPS
+    next(steps)
+    begun = time.perf_counter()
+    steps.close()
+    assert time.perf_counter() - begun < 0.3
+    assert processes[0].wait(timeout=20) == 3
+
+
+def test_its_errors_are_those_of_the_detector(sample: TriangleMesh) -> None:
+    with pytest.raises(UnreadableScanError, match=r"'empty' holds no points"):
+        finish(detect_in_background(np.zeros((0, 3)), sample.triangles[:0], Job("empty"), start_process))
+
+
+def test_a_process_that_dies_is_said(sample: TriangleMesh) -> None:
+    def launch(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
+        return start_process([arguments[0], "-c", "raise SystemExit(9)"], changes)
+
+    with pytest.raises(BackgroundError, match="'anna' ended without a result"):
+        finish(detect_in_background(sample.points, sample.triangles, Job("anna"), launch))
+
+
+def test_too_little_graphics_memory_falls_back_to_the_cpu(sample: TriangleMesh) -> None:
+    asked = []
+
+    def load(weights: str | None, device: str, surface: str) -> LandmarkDetector:
+        asked.append(device)
+        if device == "cuda":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return LandmarkDetector.load(weights, device, surface)
+
+    job = Job("anna", device="cuda")
+    found = detect_or_fall_back(sample.points, sample.triangles, job, lambda step: None, load)
+    assert asked == ["cuda", "cpu"]
+    assert found.device == "cpu"
+    assert "computed on the CPU" in found.warnings[-1]
