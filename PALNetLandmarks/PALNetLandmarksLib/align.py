@@ -241,36 +241,38 @@ def _plausible_units(samples: SurfaceSamples, name: str, unit: str | None) -> li
 
 @dataclass(frozen=True)
 class _Found:
-    """What the search in one unit came to: poses in order of their evidence, and the surface they lie on."""
+    """What the search in one unit came to: poses in order of their evidence, and the surface they lie on.
+
+    ``even`` and ``dense`` are its samples, few and many, (k, 3) in mm.
+    """
 
     poses: Poses
     evidence: FaceEvidence
     surface: CoarseSurface
+    even: Array
     dense: Array
 
 
 def _search(samples: SurfaceSamples, mm_per_unit: float, target: _Target) -> _Found:
     """Candidate poses of the face, nearly settled, the best first."""
-    dense = samples.points * mm_per_unit
-    stride = max(1, len(dense) // _COARSE_SAMPLES)
-    even, normals = dense[::stride], samples.normals[::stride]
-    surface = build_coarse_surface(even, normals)
+    coarse = samples.thinned(_COARSE_SAMPLES)
+    dense, even = samples.points * mm_per_unit, coarse.points * mm_per_unit
+    surface = build_coarse_surface(even, coarse.normals)
     smooth = surface.normals[surface.lookup(even)]
     tree = cKDTree(even)
-    return _ordered(*_try(surface, target, tree, even, smooth, borders=False), surface, dense)
+    return _ordered(*_try(surface, target, tree, even, smooth, borders=False), surface, even, dense)
 
 
 def _search_borders(found: _Found, target: _Target) -> _Found:
     """Go on searching where the scan ends, for half faces and noses in tatters."""
-    even = found.dense[:: max(1, len(found.dense) // _COARSE_SAMPLES)]
-    smooth = found.surface.normals[found.surface.lookup(even)]
-    poses, evidence = _try(found.surface, target, cKDTree(even), even, smooth, borders=True)
-    return _ordered(found.poses.joined(poses), found.evidence.joined(evidence), found.surface, found.dense)
+    smooth = found.surface.normals[found.surface.lookup(found.even)]
+    poses, evidence = _try(found.surface, target, cKDTree(found.even), found.even, smooth, borders=True)
+    return _ordered(found.poses.joined(poses), found.evidence.joined(evidence), found.surface, found.even, found.dense)
 
 
-def _ordered(poses: Poses, evidence: FaceEvidence, surface: CoarseSurface, dense: Array) -> _Found:
+def _ordered(poses: Poses, evidence: FaceEvidence, surface: CoarseSurface, even: Array, dense: Array) -> _Found:
     order = np.argsort(-evidence.fitness, kind="stable")
-    return _Found(poses[order], evidence[order], surface, dense)
+    return _Found(poses[order], evidence[order], surface, even, dense)
 
 
 def _try(
