@@ -1,0 +1,1 @@
+# What Slicer does here (configuration file, package) is not needed for the test.
