@@ -170,7 +170,7 @@ def vertices_after(mesh: TriangleMesh, splits: int) -> int:
 def with_faces(mesh: TriangleMesh, count: int) -> TriangleMesh:
     """Decimated to about ``count`` triangles."""
     points, triangles = fast_simplification.simplify(
-        mesh.points.astype(np.float32), mesh.triangles.astype(np.int32), target_count=count, agg=4.0
+        mesh.points.astype(np.float32), mesh.triangles.astype(np.int32), target_count=count, agg=7.0
     )
     return TriangleMesh(*compact(points.astype(np.float64), triangles.astype(np.int64)), mesh.name)
 
