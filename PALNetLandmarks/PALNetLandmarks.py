@@ -92,6 +92,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._table = None
         self._landmarks = None
         self._snap = None
+        #: Where the control points were when the drag began.
         self._settled = {}
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
@@ -406,32 +407,36 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
             slicer.vtkMRMLMarkupsNode.PointAddedEvent,
         )
-        for event in events:
+        followed = [
+            *((event, self._onLandmarksChanged) for event in events),
+            (slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent, self._onDragStart),
+            (slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd),
+        ]
+        for event, method in followed:
             if before is not None:
-                self.removeObserver(before, event, self._onLandmarksChanged)
+                self.removeObserver(before, event, method)
             if now is not None:
-                self.addObserver(now, event, self._onLandmarksChanged)
-        if before is not None:
-            self.removeObserver(before, slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd)
-        if now is not None:
-            self.addObserver(now, slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd)
+                self.addObserver(now, event, method)
         self._landmarks = landmarks
         self._snap = SurfaceSnap(*self._source()) if landmarks is not None and self._source()[0] is not None else None
-        self._settled = self._positions()
+        self._settled = {}
         self._updateTable()
         self._updateButtons()
 
     def _onLandmarksChanged(self, caller=None, event=None):
         self._tableTimer.start()
 
+    def _onDragStart(self, caller=None, event=None):
+        self._settled = self._positions()
+
     def _onDragEnd(self, caller=None, event=None):
         """Put the point that was dragged onto the surface."""
+        before, self._settled = self._settled, {}
         if self._landmarks is None or self._snap is None or not self._parameterNode.snapToSurface:
             return
-        moved = [i for i, position in self._positions().items() if position != self._settled.get(i)]
-        for i in moved:
-            self._snap.snap(self._landmarks.node, i)
-        self._settled = self._positions()
+        for i, position in self._positions().items():
+            if i in before and position != before[i]:
+                self._snap.snap(self._landmarks.node, i)
 
     def _positions(self):
         if self._landmarks is None:
@@ -443,7 +448,6 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._landmarks is None:
             self._table.show({}, {})
             return
-        self._settled = self._positions()
         self._table.show(self._landmarks.states(), self._landmarks.deviations())
 
     def onLandmarkChosen(self, label):
@@ -579,6 +583,10 @@ class LandmarkTable:
     #: Text colours by standard deviation (mm): trusted, to be looked at, doubtful.
     COLOURS = ((1.5, "#2e7d32"), (3.0, "#b26a00"), (float("inf"), "#c62828"))
 
+    #: Width of the columns of states and height of the rows, in pixels.
+    STATE_WIDTH = 108
+    ROW_HEIGHT = 22
+
     def __init__(self, table, onChosen):
         from PALNetLandmarksLib.scheme import load_scheme
 
@@ -589,7 +597,11 @@ class LandmarkTable:
         self._items = {}
         self._names = []
         table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Landmark"), _("Right / middle"), _("Left")])
+        table.setHorizontalHeaderLabels([_("Landmark"), _("Right, middle"), _("Left")])
+        for column in (1, 2):
+            table.horizontalHeaderItem(column).setToolTip(_("State, and standard deviation in mm where it was detected"))
+        table.setWordWrap(False)
+        table.verticalHeader().setDefaultSectionSize(self.ROW_HEIGHT)
         table.setRowCount(sum(landmark.side != "left" for landmark in self._landmarks))
         rows = {}
         for landmark in self._landmarks:
@@ -598,8 +610,8 @@ class LandmarkTable:
                 rows[stem] = len(rows)
                 name = landmark.name.rsplit(" ", 1)[0] if landmark.side != "midline" else landmark.name
                 self._names.append(f"{stem} {name}")
-                head = qt.QTableWidgetItem(f"{name} ({stem})")
-                head.setToolTip(landmark.definition)
+                head = qt.QTableWidgetItem(f"{stem}  {name}")
+                head.setToolTip(f"{name}: {landmark.definition}")
                 table.setItem(rows[stem], 0, head)
             cell = (rows[stem], 2 if landmark.side == "left" else 1)
             item = qt.QTableWidgetItem("")
@@ -607,9 +619,12 @@ class LandmarkTable:
             table.setItem(cell[0], cell[1], item)
             self._cells[landmark.label] = cell
             self._items[landmark.label] = item
-        table.horizontalHeader().setStretchLastSection(True)
-        table.setColumnWidth(0, 190)
-        table.setColumnWidth(1, 130)
+        # The states are always readable; names are cut off where the panel is narrow.
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        for column in (1, 2):
+            header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
+            table.setColumnWidth(column, self.STATE_WIDTH)
         table.connect("cellClicked(int,int)", self._onClicked)
         # Keys: to the next landmark and back.
         self._shortcuts = []
@@ -628,7 +643,7 @@ class LandmarkTable:
             if state == "detected":
                 deviation = deviations.get(label, float("nan"))
                 if deviation == deviation:
-                    text += f" ± {deviation:.1f} mm"
+                    text += f" ±{deviation:.1f}"
                     colour = next(colour for limit, colour in self.COLOURS if deviation <= limit)
                 else:
                     colour = "#2e7d32"
