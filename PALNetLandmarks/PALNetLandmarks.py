@@ -599,7 +599,7 @@ class LandmarkTable:
         table.setColumnCount(3)
         table.setHorizontalHeaderLabels([_("Landmark"), _("Right, middle"), _("Left")])
         for column in (1, 2):
-            table.horizontalHeaderItem(column).setToolTip(_("State, and standard deviation in mm where it was detected"))
+            table.horizontalHeaderItem(column).setToolTip(_("State; standard deviation in mm of what was detected"))
         table.setWordWrap(False)
         table.verticalHeader().setDefaultSectionSize(self.ROW_HEIGHT)
         table.setRowCount(sum(landmark.side != "left" for landmark in self._landmarks))

@@ -125,8 +125,8 @@ def test_solids_are_closed_and_wound_outwards() -> None:
 def test_alignment_row_counts_the_hopeless_apart() -> None:
     alignment = pytest.importorskip("training.benchmarks.alignment")
 
-    def outcome(verdict: str, hopeless: str = "", returned: bool = False) -> object:
-        return alignment.Outcome("test", "stereo", "mm", 40, verdict, hopeless, returned)
+    def outcome(verdict: str, hopeless: str = "", returned_mm: object = None) -> object:
+        return alignment.Outcome("test", "stereo", "mm", 40, verdict, hopeless, returned_mm)
 
     good = [outcome("right")] * 399
     row = alignment.alignment_row([*good, outcome("refused"), outcome("refused", "only 3 landmarks in view")], "own")
@@ -134,8 +134,11 @@ def test_alignment_row_counts_the_hopeless_apart() -> None:
     assert len(row.details["hopeless"]) == 1
     # A wrong one that gets through misses the target, whether or not anybody could have aligned it.
     for hopeless in ("", "only 3 landmarks in view"):
-        row = alignment.alignment_row([*good, outcome("wrong", hopeless, returned=True)], "own")
+        row = alignment.alignment_row([*good, outcome("wrong", hopeless, 12.0)], "own")
         assert row.met is False and row.details["wrong_and_returned"] == 1
+    # The later passes can make a wrong start good.
+    row = alignment.alignment_row([*good, outcome("wrong", returned_mm=2.5)], "own")
+    assert row.met is True and row.details["wrong_and_returned"] == 0 and "2.5 mm" in row.value
     assert (
         alignment.alignment_row([*good, outcome("refused"), outcome("refused"), outcome("refused")], "own").met is False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -206,3 +207,280 @@ def test_self_test(panel: Any) -> None:
     test = sys.modules["PALNetLandmarks"].PALNetLandmarksTest()
     test.runTest()
     assert test.messages[-1] == "Test passed"
+
+
+def detected(panel: Any) -> Any:
+    """Click and wait; the markups node."""
+    panel.ui.detectButton.click()
+    wait(panel)
+    (node,) = landmark_nodes()
+    return node
+
+
+def on_surface(node: Any, source: Any) -> np.ndarray:
+    """Distance (mm) of each control point that has a position from the surface of ``source``, in the world."""
+    from PALNetLandmarksLib.surface import SurfaceLocator
+    from PALNetLandmarksMRML.model_scan import scan_of_model
+
+    defined = [i for i in range(50) if node.GetNthControlPointPositionStatus(i) == node.PositionDefined]
+    points = np.array([node.GetNthControlPointPositionWorld(i) for i in defined])
+    return SurfaceLocator(scan_of_model(source)).nearest_on_surface(points)[1]
+
+
+def test_no_piece_of_a_detection_works_longer_than_the_window_may_freeze(loaded: Any) -> None:
+    from PALNetLandmarksLib.mesh import TriangleMesh
+
+    scan = loaded._parameterNode.source
+    mesh = TriangleMesh(np.array(slicer.util.arrayFromModelPoints(scan)), triangles_of(scan))
+    while len(mesh.points) < 100_000:
+        mesh = subdivided(mesh)
+    loaded._parameterNode.source = add_model(mesh, "fine")
+    loaded.ui.detectButton.click()
+    loaded._timer.stop()
+    longest = 0.0
+    while loaded._run is not None:
+        begun = time.process_time()  # other programs on the machine do not count; threads of our own do
+        loaded._advance()
+        longest = max(longest, time.process_time() - begun)
+    assert len(landmark_nodes()) == 1
+    assert longest < 0.6  # on two cores: 0.3 s
+
+
+def test_undo_takes_a_detection_back(loaded: Any) -> None:
+    detected(loaded)
+    loaded.ui.undoButton.click()
+    assert landmark_nodes() == []
+    assert loaded.ui.landmarkTable.item(3, 1).text() == ""
+    assert not loaded.ui.exportButton.enabled
+    detected(loaded)
+    assert loaded.ui.landmarkTable.item(3, 1).text().startswith("detected")
+
+
+def test_undo_takes_a_reset_back(loaded: Any) -> None:
+    node = detected(loaded)
+    index = loaded._landmarks.index()["Prn"]
+    drag(loaded, node, index, (0.0, 5.0, 3.0))
+    dragged = np.array(node.GetNthControlPointPositionWorld(index))
+    slicer.util.confirmYesNoDisplay = lambda *_, **__: True
+    loaded.ui.resetAllButton.click()
+    assert not np.allclose(node.GetNthControlPointPositionWorld(index), dragged, atol=0.5)
+    loaded.ui.undoButton.click()
+    (node,) = landmark_nodes()
+    assert np.allclose(node.GetNthControlPointPositionWorld(index), dragged)
+    assert loaded._landmarks.states()["Prn"] == "corrected"
+
+
+def test_reset_all_asks_before_corrections_are_lost(loaded: Any) -> None:
+    node = detected(loaded)
+    index = loaded._landmarks.index()["Prn"]
+    drag(loaded, node, index, (0.0, 5.0, 3.0))
+    dragged = np.array(node.GetNthControlPointPositionWorld(index))
+    slicer.util.confirmYesNoDisplay = lambda *_, **__: False
+    loaded.ui.resetAllButton.click()
+    assert np.allclose(node.GetNthControlPointPositionWorld(index), dragged)
+
+
+@pytest.mark.parametrize("snap", [True, False])
+def test_a_dragged_landmark_goes_to_the_surface_if_asked(loaded: Any, snap: bool) -> None:
+    node = detected(loaded)
+    loaded.ui.snapCheckBox.checked = snap
+    index = loaded._landmarks.index()["Pg"]
+    drag(loaded, node, index, (3.0, 6.0, 0.0))
+    distance = on_surface(node, loaded._parameterNode.source)[index]
+    assert distance < 1e-3 if snap else distance > 1.0
+
+
+def test_a_landmark_is_snapped_where_model_and_landmarks_are_transformed(loaded: Any) -> None:
+    source = loaded._parameterNode.source
+    matrix = np.array([[0.0, -1, 0, 40], [0, 0, 1, -25], [-1, 0, 0, 300], [0, 0, 0, 1]])
+    transforms = []
+    for shift in (0.0, 70.0):
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix[0, 3] += shift
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        transforms.append(transform)
+    source.SetAndObserveTransformNodeID(transforms[0].GetID())
+    node = detected(loaded)
+    assert on_surface(node, source).max() < 1e-3
+    index = loaded._landmarks.index()["Pg"]
+    before = np.array(node.GetNthControlPointPositionWorld(index))
+    drag(loaded, node, index, (4.0, 0.0, 3.0))
+    assert on_surface(node, source).max() < 1e-3
+    # The scan moves away under the landmarks: a drag then goes to where the scan is now.
+    source.SetAndObserveTransformNodeID(transforms[1].GetID())
+    drag(loaded, node, index, (70.0, 0.0, 0.0))
+    assert on_surface(node, source)[index] < 1e-3
+    assert 60 < np.linalg.norm(np.array(node.GetNthControlPointPositionWorld(index)) - before) < 80
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".off", ".ply", ".stl", ".obj"])
+def test_scans_of_all_formats_load_in_the_same_place(panel: Any, tmp_path: Path, suffix: str) -> None:
+    import trimesh
+    from PALNetLandmarksLib.read_scan import read_scan
+    from PALNetLandmarksLib.resources import resource_path
+
+    scan = read_scan(resource_path("SampleScan.ply"))
+    path = tmp_path / f"anna{suffix}"
+    trimesh.Trimesh(scan.points, scan.triangles, process=False).export(path)
+    panel.loadScan(str(path))
+    node = panel._parameterNode.source
+    assert node.GetName() == "anna"
+    points = slicer.util.arrayFromModelPoints(node)
+    expected = scan.points * (-1, -1, 1)  # a file is LPS, the scene is RAS
+    assert np.abs(points.min(axis=0) - expected.min(axis=0)).max() < 0.01
+    assert np.abs(points.max(axis=0) - expected.max(axis=0)).max() < 0.01
+    landmarks = detected(panel)
+    assert on_surface(landmarks, node).max() < 0.01
+    index = panel._landmarks.index()
+    right, left = (landmarks.GetNthControlPointPositionWorld(index[label]) for label in ("Ex_R", "Ex_L"))
+    assert right[0] - left[0] > 60  # R of RAS
+
+
+def test_a_damaged_file_leaves_nothing_behind(panel: Any, tmp_path: Path) -> None:
+    path = tmp_path / "anna.ply"
+    path.write_bytes(b"ply\nformat binary_little_endian 1.0\nelement vertex 5000\nproperty float x\nend_header\n12")
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    panel.loadScan(str(path))
+    assert "anna.ply" in panel.ui.statusLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+
+
+@pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv"])
+def test_exported_landmarks_load_on_the_scan_again(loaded: Any, tmp_path: Path, suffix: str) -> None:
+    node = detected(loaded)
+    path = tmp_path / f"Änne{suffix}"
+    loaded.exportLandmarks(str(path))
+    assert str(path) in loaded.ui.statusLabel.text
+    again = slicer.util.loadMarkups(str(path))
+    assert [again.GetNthControlPointLabel(i) for i in range(50)] == [node.GetNthControlPointLabel(i) for i in range(50)]
+    assert on_surface(again, loaded._parameterNode.source).max() < 0.01
+    assert again.GetNthControlPointDescription(3).startswith("Pronasale")
+
+
+def test_a_folder_that_cannot_be_written_is_said(loaded: Any, tmp_path: Path) -> None:
+    detected(loaded)
+    (tmp_path / "file").write_text("no folder")
+    loaded.exportLandmarks(str(tmp_path / "file" / "anna.mrk.json"))
+    assert "anna.mrk.json" in loaded.ui.statusLabel.text
+    assert loaded.ui.statusLabel.text.count(".") <= 4
+
+
+def test_weights_of_another_scheme_are_refused(loaded: Any, tmp_path: Path) -> None:
+    from PALNetLandmarksLib.resources import resource_path
+    from PALNetLandmarksLib.weights import load_weights, save_weights
+
+    bundled = load_weights(resource_path("Weights.safetensors"))
+    labels = [f"X{i}" for i in range(50)]
+    path = tmp_path / "other.safetensors"
+    save_weights(path, bundled.arrays, {**bundled.metadata, "labels": json.dumps(labels)})
+    loaded.ui.weightsSelector.currentPath = str(path)
+    assert loaded._parameterNode.weights == ""
+    assert "choose weights of the same landmark scheme" in loaded.ui.statusLabel.text
+
+
+def test_a_large_scan_goes_to_a_process_of_its_own(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PALNetLandmarksMRML import place_landmarks
+
+    here = detected(loaded)
+    expected = np.array(slicer.util.arrayFromMarkupsControlPoints(here))
+    slicer.mrmlScene.RemoveNode(here)
+    monkeypatch.setattr(place_landmarks, "MOST_POINTS_IN_FOREGROUND", 1000)
+    started = []
+    launch = slicer.util.launchConsoleProcess
+    monkeypatch.setattr(
+        slicer.util, "launchConsoleProcess", lambda *a, **k: started.append(launch(*a, **k)) or started[-1]
+    )
+    node = detected(loaded)
+    assert len(started) == 1
+    assert np.abs(slicer.util.arrayFromMarkupsControlPoints(node) - expected).max() < 1e-6
+
+    slicer.mrmlScene.RemoveNode(node)
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    loaded.ui.detectButton.click()
+    while len(started) < 2:
+        slicer.app.processEvents()
+    begun = time.monotonic()
+    loaded.ui.detectButton.click()
+    assert time.monotonic() - begun < 0.5
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    started[1].wait(timeout=10)  # ends by itself
+
+
+def test_torch_is_installed_only_when_asked_and_by_the_pytorch_extension(
+    panel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import types
+
+    panel.ui.installTorchButton.click()
+    assert "Extensions Manager" in panel.ui.statusLabel.text
+    asked = []
+
+    def logic(answer: Any) -> Any:
+        def install(askConfirmation: bool = False) -> Any:  # noqa: N803
+            asked.append(askConfirmation)
+            return answer
+
+        return types.SimpleNamespace(installTorch=install)
+
+    stub = types.ModuleType("PyTorchUtils")
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", stub)
+    for answer, sentence in ((None, "was not installed"), (types.ModuleType("torch"), "is installed")):
+        stub.PyTorchUtilsLogic = lambda answer=answer: logic(answer)
+        panel.ui.installTorchButton.click()
+        assert sentence in panel.ui.statusLabel.text
+    assert asked == [True, True]
+
+
+def test_sizes_and_opacity_reach_the_scene(loaded: Any) -> None:
+    node = detected(loaded)
+    loaded.ui.pointSizeSlider.value = 4.5
+    loaded.ui.labelSizeSlider.value = 6.0
+    loaded.ui.opacitySlider.value = 0.4
+    assert node.GetDisplayNode().GetGlyphScale() == pytest.approx(4.5)
+    assert node.GetDisplayNode().GetTextScale() == pytest.approx(6.0)
+    assert loaded._parameterNode.source.GetDisplayNode().GetOpacity() == pytest.approx(0.4)
+
+
+def test_the_chosen_landmark_is_centred_and_the_view_keeps_its_direction(loaded: Any) -> None:
+    node = detected(loaded)
+    camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+    camera.SetPosition([10.0, 500.0, 20.0])
+    camera.SetFocalPoint([0.0, 0.0, 0.0])
+    loaded._table.choose("Ex_L")
+    there = np.array(node.GetNthControlPointPositionWorld(loaded._landmarks.index()["Ex_L"]))
+    assert np.allclose(camera.GetFocalPoint(), there)
+    assert np.allclose(np.subtract(camera.GetPosition(), there), [10.0, 500.0, 20.0])
+    loaded._table.go(1)
+    assert loaded._table.chosen != "Ex_L"
+    loaded._table.go(-1)
+    assert loaded._table.chosen == "Ex_L"
+
+
+def triangles_of(model: Any) -> np.ndarray:
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    return vtk_to_numpy(model.GetPolyData().GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
+
+
+def subdivided(mesh: Any) -> Any:
+    from training.benchmarks.speed import subdivide
+
+    return subdivide(mesh)
+
+
+def add_model(mesh: Any, name: str) -> Any:
+    from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
+    from vtkmodules.vtkCommonCore import vtkPoints
+    from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
+
+    points, cells, surface = vtkPoints(), vtkCellArray(), vtkPolyData()
+    points.SetData(numpy_to_vtk(mesh.points, deep=True))
+    offsets = np.arange(0, 3 * len(mesh.triangles) + 1, 3)
+    cells.SetData(
+        numpy_to_vtkIdTypeArray(offsets, deep=True), numpy_to_vtkIdTypeArray(mesh.triangles.ravel(), deep=True)
+    )
+    surface.SetPoints(points)
+    surface.SetPolys(cells)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", name)
+    node.SetAndObservePolyData(surface)
+    return node

@@ -113,7 +113,7 @@ def start() -> Application:
     """Set everything up, once; the scene is ``slicer.mrmlScene``."""
     if getattr(slicer, "app", None) is not None:
         return slicer.app
-    _make_none_immortal()
+    _make_constants_immortal()
     make_qt()
     application = Application()
     slicer.app = application
@@ -147,14 +147,16 @@ def start() -> Application:
     return application
 
 
-def _make_none_immortal() -> None:
+def _make_constants_immortal() -> None:
     """Do for older Pythons what Python 3.12 does by itself (PEP 683).
 
     PySide6 6.12 counts on it: under Python 3.11 each of its functions without a result takes one reference to None too
-    many, and after some ten thousand calls the interpreter aborts ("none_dealloc").
+    many (those with a truth value one to True or False), and after some ten thousand calls the interpreter aborts
+    ("none_dealloc").
     """
     if sys.version_info < (3, 12):
-        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+        for constant in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(constant)).value += 1 << 40
 
 
 def _install(name: str, **content: Any) -> None:

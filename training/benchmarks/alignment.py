@@ -22,6 +22,10 @@ from .work import detector, reference, spread_work
 RIGHT_WITHIN_DEGREES = 10.0
 RIGHT_WITHIN_MM = 15.0
 
+#: A capture whose alignment is wrong is returned wrongly if its landmarks are further off than this in the mean, mm; the
+#: later passes re-align by the landmarks and can make a wrong start good.
+RETURNED_WRONG_BEYOND_MM = 5.0
+
 #: With fewer landmarks in view than this nobody could say where the face lies.
 LEAST_VISIBLE = 15
 
@@ -34,7 +38,8 @@ class Outcome:
     """What became of one capture.
 
     ``verdict`` is "right", "refused" or "wrong"; ``hopeless`` says why nobody could align the capture, or nothing;
-    ``returned``: the whole pipeline returned landmarks for a capture that was aligned wrongly.
+    ``returned_mm``: where the whole pipeline returned landmarks in spite of a wrong alignment, their mean error over
+    what is visible (that of the template for the published registration, which refuses nothing).
     """
 
     capture: str
@@ -43,7 +48,7 @@ class Outcome:
     visible: int
     verdict: str
     hopeless: str
-    returned: bool = False
+    returned_mm: Optional[float] = None  # noqa: UP045
     degrees: Optional[float] = None  # noqa: UP045
     template_mm: Optional[float] = None  # noqa: UP045
     fitness: Optional[float] = None  # noqa: UP045
@@ -63,12 +68,19 @@ def alignment_row(outcomes: list[Outcome], registration: str) -> Row:
     hopeless = [outcome for outcome in outcomes if outcome.hopeless]
     counts = Counter(outcome.verdict for outcome in possible)
     wrong = [outcome for outcome in outcomes if outcome.verdict == "wrong"]
-    returned = sum(outcome.returned for outcome in wrong)
+    errors = [outcome.returned_mm for outcome in wrong if outcome.returned_mm is not None]
+    returned = sum(error > RETURNED_WRONG_BEYOND_MM for error in errors)
     right = counts["right"] / max(len(possible), 1)
     value = (
         f"{100 * right:.1f} % right ({counts['right']} of {len(possible)}; {counts['refused']} refused, "
-        f"{counts['wrong']} wrong); {returned} wrong ones returned by the pipeline"
+        f"{counts['wrong']} wrong)"
     )
+    if errors:
+        value += (
+            f"; {len(errors)} wrong ones returned by the pipeline, with landmarks "
+            + ", ".join(f"{error:.1f}" for error in sorted(errors)[:10])
+            + " mm off in the mean"
+        )
     if hopeless:
         kinds = Counter(outcome.verdict for outcome in hopeless)
         value += f"; besides {len(hopeless)} that nobody could align: " + ", ".join(
@@ -117,11 +129,14 @@ def align_capture(capture: TestCapture, registration: str, weights: Optional[Pat
     degrees = rotation_angle(alignment.transform[:3, :3], truth.rotation)
     placed = initial_template(alignment)
     template_mm = float(distances(placed, capture.landmarks).mean())
+    returned_mm = None
     right = degrees <= RIGHT_WITHIN_DEGREES and template_mm <= RIGHT_WITHIN_MM
+    if not right:
+        returned_mm = template_mm if registration != "own" else _returned_error(mesh, capture, weights)
     return Outcome(
         **facts,
         verdict="right" if right else "wrong",
-        returned=not right and (registration != "own" or _is_returned(mesh, weights)),
+        returned_mm=returned_mm,
         degrees=degrees,
         template_mm=template_mm,
         fitness=alignment.fitness,
@@ -160,9 +175,11 @@ def _register(mesh: TriangleMesh, capture: TestCapture, registration: str) -> Al
     return align_fpfh_ransac(mesh, reference(), capture.unit)
 
 
-def _is_returned(mesh: TriangleMesh, weights: Optional[Path]) -> bool:  # noqa: UP045
+def _returned_error(mesh: TriangleMesh, capture: TestCapture, weights: Optional[Path]) -> Optional[float]:  # noqa: UP045
+    """Mean error (mm) over the visible landmarks that the whole pipeline returns; nothing if it refuses."""
     try:
-        detector(weights).detect(mesh)
+        detection = detector(weights).detect(mesh)
     except LandmarkingError:
-        return False
-    return True
+        return None
+    points = detection.points * UNITS[detection.unit]
+    return float(distances(points, capture.landmarks)[capture.visible].mean())
