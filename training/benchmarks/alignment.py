@@ -22,7 +22,7 @@ from .work import detector, reference, spread_work
 RIGHT_WITHIN_DEGREES = 10.0
 RIGHT_WITHIN_MM = 15.0
 
-#: A capture whose alignment is wrong is returned wrongly if its landmarks are further off than this in the mean, mm; the
+#: A capture aligned wrongly is returned wrongly if its landmarks are further off than this in the mean, mm: the
 #: later passes re-align by the landmarks and can make a wrong start good.
 RETURNED_WRONG_BEYOND_MM = 5.0
 
