@@ -4,7 +4,8 @@
     python -m training.cohort pool --split train --subjects 3000 --model ../shared/face-model --output /data/pool/train
 
 A cohort is a folder with ``<subject>.ply`` and ``<subject>.mrk.json`` each (LPS, mm; the layout that
-``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made. A pool holds
+``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made; where the landmarks bear
+an annotator's scatter, ``truth/<subject>.mrk.json`` has them without. A pool holds
 ``<subject>.prepared.npz`` instead: what the shipped model is trained on, without the bulk of the meshes. Both are
 made subject by subject from seeds of their own: an interrupted run goes on where it stopped.
 """
@@ -30,6 +31,9 @@ from .prepared import prepare_scan, save_prepared
 from .simulation.capture import Capture, CaptureSimulator
 from .simulation.head import HeadModel
 from .write_ply import write_ply
+
+#: Folder inside a cohort's for the landmarks before an annotator's scatter, where there is one.
+TRUTH = "truth"
 
 #: Identities are split before anything else: the split is part of every subject's seed.
 SPLITS = {"train": 1, "validation": 2, "test": 3}
@@ -99,23 +103,26 @@ def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, o
             prepare_scan(mesh, capture.landmarks, capture.visible, load_reference()),
         )
         return name
-    points, landmarks = capture.points, capture.landmarks
+    points, landmarks, exact = capture.points, capture.landmarks, capture.landmarks
     if plan.annotator_noise:
         landmarks = add_annotator_noise(landmarks, simulator.model.rules, points, rng)
     if plan.turned:
         rotation = Rotation.random(random_state=rng).as_matrix()
         shift = rng.normal(0, 150, 3)
         points, landmarks = points @ rotation.T + shift, landmarks @ rotation.T + shift
+        exact = exact @ rotation.T + shift
     write_ply(output / f"{name}.ply", points, capture.triangles)
     # A landmark under hair or outside the cameras' view is not defined, as an annotator would leave it.
-    landmarks = np.where(capture.visible[:, None], landmarks, np.nan)
+    landmarks, exact = (np.where(capture.visible[:, None], those, np.nan) for those in (landmarks, exact))
+    if plan.annotator_noise:
+        write_landmarks(output / TRUTH / f"{name}.mrk.json", LandmarkSet(capture.labels, exact))
     write_landmarks(output / f"{name}.mrk.json", LandmarkSet(capture.labels, landmarks))
     return name
 
 
 def make_cohort(plan: CohortPlan, split: str, subjects: int, model_folder: Path, output: Path, workers: int) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
-    output.mkdir(parents=True, exist_ok=True)
+    (output / TRUTH if plan.annotator_noise else output).mkdir(parents=True, exist_ok=True)
     description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output)
