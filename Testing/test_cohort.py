@@ -121,6 +121,9 @@ def test_annotator_noise_scatters_landmarks_by_the_published_figure(model_folder
     # Figures around 2.2 mm between two rounds: one round is off by 1 / sqrt(2) of that in the mean.
     assert 1.1 < moved.mean() < 2.1
     assert moved.min() > 0
+    truth = read_landmarks(tmp_path / "truth" / "test-00007.mrk.json")
+    assert np.array_equal(truth.defined, capture.visible)
+    assert np.abs((truth.points - capture.landmarks)[truth.defined]).max() < 1e-3
 
 
 def test_existing_subjects_are_left_alone(cohort: Path, model_folder: Path) -> None:

@@ -4,8 +4,8 @@
     python -m training.cohort pool --split train --subjects 3000 --model ../shared/face-model --output /data/pool/train
 
 A cohort is a folder with ``<subject>.ply`` and ``<subject>.mrk.json`` each (LPS, mm; the layout that
-``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made; where the landmarks bear
-an annotator's scatter, ``truth/<subject>.mrk.json`` has them without. A pool holds
+``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made; where the landmarks
+bear an annotator's scatter, ``truth/<subject>.mrk.json`` has them without. A pool holds
 ``<subject>.prepared.npz`` instead: what the shipped model is trained on, without the bulk of the meshes. Both are
 made subject by subject from seeds of their own: an interrupted run goes on where it stopped.
 """
@@ -115,6 +115,7 @@ def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, o
     # A landmark under hair or outside the cameras' view is not defined, as an annotator would leave it.
     landmarks, exact = (np.where(capture.visible[:, None], those, np.nan) for those in (landmarks, exact))
     if plan.annotator_noise:
+        (output / TRUTH).mkdir(exist_ok=True)
         write_landmarks(output / TRUTH / f"{name}.mrk.json", LandmarkSet(capture.labels, exact))
     write_landmarks(output / f"{name}.mrk.json", LandmarkSet(capture.labels, landmarks))
     return name
@@ -122,7 +123,7 @@ def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, o
 
 def make_cohort(plan: CohortPlan, split: str, subjects: int, model_folder: Path, output: Path, workers: int) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
-    (output / TRUTH if plan.annotator_noise else output).mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output)
