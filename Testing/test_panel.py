@@ -34,11 +34,11 @@ def application() -> Any:
 
 @pytest.fixture
 def panel(application: Any) -> Iterator[Any]:
-    slicer.mrmlScene.Clear(True)
+    slicer.mrmlScene.Clear(False)
     widget = harness.load_module(MODULE, "PALNetLandmarks")
     yield widget
     widget.cleanup()
-    slicer.mrmlScene.Clear(True)
+    slicer.mrmlScene.Clear(False)
 
 
 @pytest.fixture
