@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop in time; 0: no limit")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its own choice")
     parser.add_argument("--workers", type=int, default=2, help="scans prepared at once")
@@ -344,7 +345,7 @@ def _open_scans(
     with _progress("align", sum(len(names[split]) for split in folders)) as advance:
         for split, folder in folders.items():
             chosen = [subject for subject in subjects[folder] if subject.name in set(names[split])]
-            cache = a.output / "alignments" / (split if folder != a.data else "data")
+            cache = a.alignments or a.output / "alignments" / (split if folder != a.data else "data")
             scans[split], refused = align_scans(
                 chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
             )

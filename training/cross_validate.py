@@ -1,0 +1,153 @@
+"""Cross-validate methods on a folder of scans with landmarks, and make the paper's tables and figures of it.
+
+    python -m training.cross_validate --data DIR --output RUNS
+    python -m training.cross_validate --data DIR --output RUNS --methods pal-net height-map-net --minutes 30
+    python -m training.cross_validate --data DIR --output RUNS --ablations --folds-run 0 --epochs 60
+
+DIR as for ``training.train``. What is there already is kept: the same command goes on where it was interrupted, and the
+report is made anew after every fold. Every method in a run gets the same budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.reference import load_reference
+from rich.console import Console
+
+from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
+from .experiments.methods import (
+    ABLATIONS,
+    METHODS,
+    Budget,
+    Method,
+    Predict,
+    predictor_of_shape_model,
+    predictor_of_template,
+    predictor_of_weights,
+    train_network,
+)
+from .experiments.predictions import predict_subjects
+from .experiments.report import write_report
+from .folder import Subject, align_scans, find_subjects, read_landmark_files, scheme_of
+from .model_card import commit
+
+DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
+
+_console = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; see ``python -m training.cross_validate --help``."""
+    a = _parse(arguments)
+    try:
+        run(a)
+    except (LandmarkingError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+
+
+def run(a: argparse.Namespace) -> None:
+    """Train and test every method on every fold that is asked for."""
+    found, left_out = find_subjects(a.data)
+    sets, unreadable = read_landmark_files(found)
+    for name, reason in {**left_out, **unreadable}.items():
+        _console.print(f"[bold red]Left out:[/] {name}: {reason}", highlight=False)
+    subjects = {subject.name: subject for subject in found if subject.name in sets}
+    names = sorted(subjects)[: a.limit]
+    labels = scheme_of([sets[name] for name in names], a.data.name).labels
+    folds = make_folds(names, a.folds, a.protocol, a.seed)
+    settings = {
+        "data": a.data.resolve().name,
+        "subjects": len(names),
+        "labels": list(labels),
+        "folds": a.folds,
+        "protocol": a.protocol,
+        "seed": a.seed,
+        "minutes": a.minutes,
+        "epochs": a.epochs,
+        "finetune": a.finetune.name if a.finetune else None,
+    }
+    a.output.mkdir(parents=True, exist_ok=True)
+    _check_same(a.output / "settings.json", settings)
+    facts = {**settings, "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]), "commit": commit()}
+    for fold in folds:
+        if a.folds_run is not None and fold.number not in a.folds_run:
+            continue
+        for name in a.methods:
+            result = a.output / name / f"fold-{fold.number}.npz"
+            if result.exists():
+                continue
+            _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
+            predict = _prepare(METHODS[name], fold, subjects, labels, a)
+            predictions = predict_subjects(
+                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title
+            )
+            result.parent.mkdir(parents=True, exist_ok=True)
+            predictions.save(result)
+            write_report(a.output, a.report or a.output, facts, a.published)
+    write_report(a.output, a.report or a.output, facts, a.published)
+    _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
+
+
+def _prepare(
+    method: Method, fold: Fold, subjects: dict[str, Subject], labels: tuple[str, ...], a: argparse.Namespace
+) -> Predict:
+    """Train ``method`` on a fold; what predicts."""
+    if method.kind == "weights":
+        return predictor_of_weights(None, a.device)
+    alignments = a.output / "alignments"
+    if method.kind == "network":
+        folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
+        run_folder = a.output / "runs" / f"{method.name}-{fold.number}"
+        budget = Budget(a.minutes, a.epochs)
+        weights = train_network(method, folders, run_folder, alignments, budget, a.device, a.threads, a.finetune)
+        return predictor_of_weights(weights, a.device)
+    training = [subjects[name] for name in fold.training + fold.validation * (a.protocol == "strict")]
+    sets, _ = read_landmark_files(training)
+    scans, _ = align_scans(training, sets, labels, load_reference(), alignments, workers=2)
+    return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
+
+
+def _check_same(note: Path, settings: dict[str, object]) -> None:
+    """A folder holds the results of one set of settings."""
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        different = sorted(key for key in settings if before.get(key) != settings[key])
+        if different:
+            raise ValueError(
+                f"'{note.parent}' holds results with another {', '.join(different)}; choose another output folder."
+            )
+    note.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with scans and landmark files")
+    parser.add_argument("--output", type=Path, required=True, help="folder of runs, predictions and report")
+    parser.add_argument("--report", type=Path, help="folder of tables and figures (OUTPUT)")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(DEFAULT_METHODS), metavar="NAME")
+    parser.add_argument("--ablations", action="store_true", help="the variants of the paper's Table 6 instead")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
+    parser.add_argument("--minutes", type=float, default=0.0, help="limit of each training; 0: none")
+    parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
+    parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
+    parser.add_argument("--limit", type=int, help="this many subjects at most")
+    parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    a = parser.parse_args(arguments)
+    if a.ablations:
+        a.methods = list(ABLATIONS)
+    return a
+
+
+if __name__ == "__main__":
+    main()

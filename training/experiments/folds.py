@@ -1,0 +1,71 @@
+"""Who trains, who stops the training, who tests: the folds of a cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..folder import Subject
+
+PROTOCOLS = ("strict", "paper")
+
+#: Share of the training folds that stops the training in the strict protocol.
+STOPPING_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Names of the subjects in each split of one fold.
+
+    In the strict protocol ``validation`` is carved from the training folds; in the paper's it is the test fold itself,
+    which then decides when the training stops.
+    """
+
+    number: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def make_folds(names: Sequence[str], count: int, protocol: str, seed: int) -> list[Fold]:
+    """``count`` folds of ``names``, by a seeded shuffle; every name is in exactly one test fold.
+
+    Raises
+    ------
+    ValueError
+        If there are too few names, or no such protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"The protocol is one of {', '.join(PROTOCOLS)}, not '{protocol}'.")
+    if count < 2 or len(names) < 2 * count:
+        raise ValueError(f"{len(names)} subjects are too few for {count} folds.")
+    order = [sorted(names)[i] for i in np.random.default_rng([seed, 7]).permutation(len(names))]
+    parts = [order[start::count] for start in range(count)]
+    folds = []
+    for number, test in enumerate(parts):
+        others = [name for other, part in enumerate(parts) if other != number for name in part]
+        if protocol == "paper":
+            training, validation = others, test
+        else:
+            stopping = max(1, round(STOPPING_SHARE * len(others)))
+            mixed = [others[i] for i in np.random.default_rng([seed, 8, number]).permutation(len(others))]
+            validation, training = mixed[:stopping], mixed[stopping:]
+        folds.append(Fold(number, tuple(sorted(training)), tuple(sorted(validation)), tuple(sorted(test))))
+    return folds
+
+
+def link_fold(fold: Fold, subjects: Mapping[str, Subject], folder: Path) -> dict[str, Path]:
+    """Folders of links to the files of each split, as ``training.train`` takes them; returns them by split."""
+    folders = {}
+    for split in ("training", "validation", "test"):
+        folders[split] = folder / split
+        folders[split].mkdir(parents=True, exist_ok=True)
+        for name in getattr(fold, split):
+            for source in (subjects[name].scan, subjects[name].landmarks):
+                link = folders[split] / source.name
+                if not link.exists():
+                    link.symlink_to(source.resolve())
+    return folders

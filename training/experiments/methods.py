@@ -1,0 +1,195 @@
+"""The methods that are compared: how each is trained on a fold, and what it says of a scan."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.align import UNITS, align_to_reference
+from PALNetLandmarksLib.detector import LandmarkDetector
+from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
+from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.reference import load_reference
+
+from ..folder import AlignedScan, mean_landmarks
+from .landmark_shape_model import LandmarkShapeModel
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Landmarks (L, 3) and standard deviations (L,), NaN where unknown, in the scan's frame in millimetres;
+    ``missing`` (L,); ``seconds`` of each step."""
+
+    points: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    missing: NDArray[np.bool_]
+    seconds: dict[str, float]
+
+
+Predict = Callable[[TriangleMesh], Prediction]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each run of a method may take. ``minutes`` 0: no limit of time; ``epochs`` 0: as the recipe says."""
+
+    minutes: float = 0.0
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """``kind``: "network", "template", "shape-model", or "weights" for a file that no fold trains.
+
+    ``config`` is a file of ``training/configs``; ``network`` and ``patches`` change its model and patches (Table 6).
+    """
+
+    name: str
+    title: str
+    kind: str
+    config: str = ""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    patches: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("template", "Mean landmarks, projected", "template"),
+        Method("shape-model", "Shape model, non-rigid fit", "shape-model"),
+        Method("pal-net", "PAL-Net as published", "network", "palnet.json"),
+        Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
+        Method("shipped", "Shipped weights (wider pool)", "weights"),
+        # Table 6
+        Method("points-500", "patches 500 points", "network", "palnet.json", patches={"size": 500}),
+        Method("points-1500", "patches 1500 points", "network", "palnet.json", patches={"size": 1500}),
+        Method("radius-10", "patches radius 10 mm", "network", "palnet.json", patches={"radius_mm": 10.0}),
+        Method("radius-15", "patches radius 15 mm", "network", "palnet.json", patches={"radius_mm": 15.0}),
+        Method("radius-20", "patches radius 20 mm", "network", "palnet.json", patches={"radius_mm": 20.0}),
+        Method("coarse", "coarse mesh", "network", "palnet.json", patches={"size": 100, "cloud_size": 10_000}),
+        Method("no-order", "no spatial ordering", "network", "palnet.json", patches={"order": "none"}),
+        Method("no-attention", "without attention", "network", "palnet.json", network={"attention": "none"}),
+        Method("top-k", "top-k attention k=10", "network", "palnet.json", network={"attention": "top-k"}),
+        Method("two-blocks", "two blocks", "network", "palnet.json", network={"blocks": 2}),
+    )
+}
+
+#: Table 6, in its order.
+ABLATIONS = (
+    "points-500",
+    "points-1500",
+    "radius-10",
+    "radius-15",
+    "radius-20",
+    "coarse",
+    "no-order",
+    "pal-net",
+    "no-attention",
+    "top-k",
+    "two-blocks",
+)
+
+
+def train_network(
+    method: Method,
+    folders: Mapping[str, Path],
+    run: Path,
+    alignments: Path,
+    budget: Budget,
+    device: str,
+    threads: int,
+    finetune: Path | None = None,
+) -> Path:
+    """Train in a process of its own, or go on with a run that was interrupted; returns the weights.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        If the training fails; it says why itself.
+    """
+    weights = run / "weights.safetensors"
+    if weights.exists():
+        return weights
+    run.mkdir(parents=True, exist_ok=True)
+    config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
+    for key, changes in (("model", method.network), ("patches", method.patches)):
+        if changes:
+            config[key] = {**config.get(key, {}), **changes}
+    if budget.epochs:
+        config["recipe"]["epochs"] = budget.epochs
+    (run / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    command = [sys.executable, "-m", "training.train", "--config", str(run / "config.json"), "--output", str(run)]
+    for split, option in (("training", "--data"), ("validation", "--validation"), ("test", "--test")):
+        command += [option, str(folders[split])]
+    command += ["--alignments", str(alignments), "--device", device, "--version", method.name]
+    command += ["--minutes", str(budget.minutes)] if budget.minutes else []
+    command += ["--threads", str(threads)] if threads else []
+    command += ["--finetune", str(finetune)] if finetune else []
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root), str(root / "PALNetLandmarks"), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    return weights
+
+
+def predictor_of_weights(weights: Path | None, device: str = "cpu") -> Predict:
+    """The library's whole pipeline with a weights file; the bundled one if ``None``."""
+    detector = LandmarkDetector.load(weights, device)
+
+    def predict(mesh: TriangleMesh) -> Prediction:
+        detection = detector.detect(mesh)
+        return Prediction(
+            detection.points * UNITS[detection.unit],
+            detection.standard_deviation_mm,
+            detection.missing,
+            dict(detection.seconds),
+        )
+
+    return predict
+
+
+def predictor_of_template(scans: list[AlignedScan]) -> Predict:
+    """The training subjects' mean landmarks at the size of the face, on the nearest vertices."""
+    template = mean_landmarks(scan.landmarks / scan.face_scale for scan in scans)
+    return _after_alignment(lambda points, scale: place_initial_landmarks(template * scale, points))
+
+
+def predictor_of_shape_model(scans: list[AlignedScan]) -> Predict:
+    """A statistical shape model of the landmarks, carried by a non-rigid fit of the reference face."""
+    model = LandmarkShapeModel.of([scan.landmarks / scan.face_scale for scan in scans], load_reference())
+    return _after_alignment(lambda points, scale: model.fit(points / scale) * scale)
+
+
+def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.float64]]) -> Predict:
+    """``place`` takes canonical vertices (n, 3) and the size of the face, and gives landmarks there."""
+    reference = load_reference()
+
+    def predict(mesh: TriangleMesh) -> Prediction:
+        begun = time.perf_counter()
+        found = align_to_reference(mesh, reference)
+        aligned = time.perf_counter()
+        rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
+        points = place((mesh.points * found.mm_per_unit) @ rotation.T + shift, found.face_scale)
+        seconds = {"align": aligned - begun, "landmarks": time.perf_counter() - aligned}
+        unknown = np.full(len(points), np.nan)
+        return Prediction((points - shift) @ rotation, unknown, np.zeros(len(points), dtype=bool), seconds)
+
+    return predict
+
+
+def read_mesh(path: Path) -> tuple[TriangleMesh, float]:
+    """The scan and the seconds that reading took."""
+    begun = time.perf_counter()
+    mesh = read_scan(path)
+    return mesh, time.perf_counter() - begun

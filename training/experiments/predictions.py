@@ -1,0 +1,112 @@
+"""What a method says of the test subjects of one fold, kept on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.landmark_files import read_landmarks
+from rich.progress import track
+
+from ..cohort import TRUTH
+from ..folder import Subject
+from .methods import Predict, read_mesh
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of n subjects: ``points``, ``annotated`` and ``truth`` (n, L, 3), mm in the scans' frames, NaN where unknown.
+
+    ``annotated`` is what the folder's files say; ``truth`` the same without an annotator's scatter where the cohort
+    knows it, else ``annotated``. ``deviations`` (n, L), ``missing`` (n, L) bool, ``seconds`` one dict for each subject,
+    ``refused`` reason by name (their points are NaN).
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    points: Array
+    annotated: Array
+    truth: Array
+    deviations: Array
+    missing: NDArray[np.bool_]
+    seconds: tuple[dict[str, float], ...]
+    refused: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write to an ``.npz`` file, which appears whole or not at all."""
+        facts = {"seconds": list(self.seconds), "refused": self.refused}
+        partial = path.with_suffix(".partial.npz")
+        np.savez_compressed(
+            partial,
+            names=np.array(self.names),
+            labels=np.array(self.labels),
+            points=self.points,
+            annotated=self.annotated,
+            truth=self.truth,
+            deviations=self.deviations,
+            missing=self.missing,
+            facts=np.array(json.dumps(facts)),
+        )
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Predictions:
+        """Read what ``save`` wrote."""
+        with np.load(path) as data:
+            facts = json.loads(str(data["facts"]))
+            return Predictions(
+                tuple(str(name) for name in data["names"]),
+                tuple(str(label) for label in data["labels"]),
+                data["points"],
+                data["annotated"],
+                data["truth"],
+                data["deviations"],
+                data["missing"],
+                tuple(facts["seconds"]),
+                dict(facts["refused"]),
+            )
+
+
+def predict_subjects(predict: Predict, subjects: Sequence[Subject], labels: tuple[str, ...], title: str) -> Predictions:
+    """Run a method on the scans of ``subjects``, one after the other, as each scan lies in its file (in mm)."""
+    count = len(labels)
+    points, annotated, truth, deviations, missing, seconds = [], [], [], [], [], []
+    refused = {}
+    for subject in track(subjects, description=title):
+        known = read_landmarks(subject.landmarks).ordered(labels).in_coordinate_system("LPS").points
+        exact = subject.landmarks.parent.resolve() / TRUTH / subject.landmarks.name
+        if not exact.exists():
+            exact = subject.landmarks.resolve().parent / TRUTH / subject.landmarks.name
+        annotated.append(known)
+        truth.append(read_landmarks(exact).ordered(labels).points if exact.exists() else known)
+        try:
+            mesh, reading = read_mesh(subject.scan)
+            found = predict(mesh)
+            points.append(found.points)
+            deviations.append(found.deviations)
+            missing.append(found.missing)
+            seconds.append({**found.seconds, "read": reading})
+        except LandmarkingError as error:
+            refused[subject.name] = str(error)
+            points.append(np.full((count, 3), np.nan))
+            deviations.append(np.full(count, np.nan))
+            missing.append(np.ones(count, dtype=bool))
+            seconds.append({})
+    return Predictions(
+        tuple(subject.name for subject in subjects),
+        labels,
+        np.array(points),
+        np.array(annotated),
+        np.array(truth),
+        np.array(deviations),
+        np.array(missing),
+        tuple(seconds),
+        refused,
+    )
