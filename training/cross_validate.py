@@ -74,7 +74,12 @@ def run(a: argparse.Namespace) -> None:
     }
     a.output.mkdir(parents=True, exist_ok=True)
     _check_same(a.output / "settings.json", settings)
-    facts = {**settings, "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]), "commit": commit()}
+    facts = {
+        **settings,
+        "scans": str(a.data),
+        "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
+        "commit": commit(),
+    }
     for fold in folds:
         if a.folds_run is not None and fold.number not in a.folds_run:
             continue

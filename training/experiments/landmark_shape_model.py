@@ -1,8 +1,8 @@
 """A classical peer: the reference face bent onto the scan carries the landmarks; a shape model keeps them plausible.
 
 The bend is a smooth field of displacements: a Gaussian process with a squared-exponential kernel, as in coherent point
-drift and Gaussian process morphable models (Lüthi et al., 2018), fitted to nearest neighbours in a few rounds from stiff
-to soft. The landmarks then come from the principal modes that explain 95 % of the training subjects' variance
+drift and Gaussian process morphable models (Lüthi et al., 2018), fitted to nearest neighbours in a few rounds from
+stiff to soft. The landmarks then come from the principal modes that explain 95 % of the training subjects' variance
 (Cootes et al., 1995), and lie on the scan's nearest vertex.
 """
 
@@ -62,8 +62,10 @@ class LandmarkShapeModel:
             distance, nearest = tree.query(bent)
             near = distance < farthest
             field = _field(bent[near], scan[nearest[near]] - bent[near], moved_carriers, width, deviation, noise)
-            bent, landmarks, moved_carriers = bent + field(bent), landmarks + field(landmarks), moved_carriers + field(
-                moved_carriers
+            bent, landmarks, moved_carriers = (
+                bent + field(bent),
+                landmarks + field(landmarks),
+                moved_carriers + field(moved_carriers),
             )
         return scan[tree.query(self.plausible(landmarks))[1]]
 

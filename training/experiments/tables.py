@@ -1,0 +1,269 @@
+"""The paper's tables, from predictions on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PALNetLandmarksLib.resources import resource_path
+
+from ..benchmarks.metrics import GROSS_MM, calibration
+from .methods import ABLATIONS, METHODS
+from .predictions import Predictions
+
+Array = NDArray[np.float64]
+
+#: Steps of the library's stopwatch by the columns of the paper's Table 2.
+STAGES = {
+    "input": ("read", "align", "sampling", "initial landmarks", "patches"),
+    "inference": ("network", "landmarks"),
+    "final": ("surface",),
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """All folds of one method, one after the other; ``fold`` (n,) says which."""
+
+    method: str
+    predictions: tuple[Predictions, ...]
+    numbers: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        return METHODS[self.method].title
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.predictions[0].labels
+
+    @property
+    def fold(self) -> NDArray[np.int64]:
+        return np.repeat(self.numbers, [len(fold.names) for fold in self.predictions])
+
+    def stack(self, name: str) -> Array:
+        """``points``, ``truth``, ``annotated``, ``deviations`` or ``missing`` of all folds."""
+        return np.concatenate([getattr(fold, name) for fold in self.predictions])
+
+    def errors(self, against: str = "truth") -> Array:
+        """(n, L) distances in mm, NaN where either is unknown."""
+        return np.linalg.norm(self.stack("points") - self.stack(against), axis=2)
+
+
+def load_results(folder: Path) -> dict[str, Results]:
+    """What is there, by method, in the order of ``METHODS``."""
+    found = {}
+    for method in METHODS:
+        files = sorted((folder / method).glob("fold-?.npz"))
+        if files:
+            numbers = tuple(int(file.stem.split("-")[1]) for file in files)
+            found[method] = Results(method, tuple(Predictions.load(file) for file in files), numbers)
+    return found
+
+
+def distance_errors(points: Array, truth: Array) -> Array:
+    """(n, L, L) absolute errors of all inter-landmark distances, mm; NaN on the diagonal and where unknown."""
+    found = np.linalg.norm(points[:, :, None] - points[:, None], axis=3)
+    known = np.linalg.norm(truth[:, :, None] - truth[:, None], axis=3)
+    error = np.abs(found - known)
+    error[:, np.arange(error.shape[1]), np.arange(error.shape[1])] = np.nan
+    return error
+
+
+def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | None = None) -> pd.DataFrame:
+    """Point-wise and distance-wise error (mean and SD over all points, as in the paper), the SD of the folds' means,
+    failures, and what the training took. ``chosen``: landmarks by index; all by default."""
+    rows = []
+    for result in results.values():
+        keep = list(range(len(result.labels))) if chosen is None else list(chosen)
+        points, truth = result.stack("points")[:, keep], result.stack("truth")[:, keep]
+        error = np.linalg.norm(points - truth, axis=2)
+        distance = distance_errors(points, truth)
+        folds = [np.nanmean(error[result.fold == number]) for number in result.numbers]
+        annotated = result.errors("annotated")[:, keep]
+        epochs, seconds = _training(runs, result)
+        rows.append(
+            {
+                "method": result.title,
+                "point mm": _mean_sd(error),
+                "distance mm": _mean_sd(distance),
+                "against annotations mm": f"{np.nanmean(annotated):.3f}",
+                "SD of folds mm": f"{np.std(folds, ddof=1):.3f}" if len(folds) > 1 else "one fold",
+                f"above {GROSS_MM:.0f} mm %": f"{100 * (error[np.isfinite(error)] > GROSS_MM).mean():.2f}",
+                "refused": sum(len(fold.refused) for fold in result.predictions),
+                "subjects": len(points),
+                "folds": len(result.numbers),
+                "epochs": epochs,
+                "s per epoch": seconds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table_2(results: Mapping[str, Results]) -> pd.DataFrame:
+    """Median seconds per stage and subject, one scan at a time."""
+    rows = []
+    for result in results.values():
+        laps = [laps for fold in result.predictions for laps in fold.seconds if laps]
+        row: dict[str, Any] = {"method": result.title}
+        for stage, steps in STAGES.items():
+            row[stage] = f"{np.median([sum(lap.get(step, 0.0) for step in steps) for lap in laps]):.3f}"
+        row["total"] = f"{np.median([sum(lap.values()) for lap in laps]):.3f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
+    """Mean error of each landmark, mm, with the SD of the folds' means, beside the annotator's."""
+    first = next(iter(results.values()))
+    published = _intra_observer()
+    scatter = np.linalg.norm(first.stack("annotated") - first.stack("truth"), axis=2)
+    rows = []
+    for i, label in enumerate(first.labels):
+        row: dict[str, Any] = {"landmark": label}
+        if label in published:
+            row["two annotations apart (published)"] = f"{published[label]:.2f}"
+        if scatter[np.isfinite(scatter)].max(initial=0.0) > 0:
+            row["annotation off the truth"] = f"{np.nanmean(scatter[:, i]):.2f}"
+        for result in results.values():
+            error = result.errors()[:, i]
+            means = [np.nanmean(error[result.fold == number]) for number in result.numbers]
+            spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+            row[result.title] = f"{np.nanmean(error):.2f}{spread}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def table_4(results: Mapping[str, Results]) -> pd.DataFrame | None:
+    """Errors of the 20 linear distances that clinicians use: mm, and per cent of the distance."""
+    return _measured(results, measurements()["distances"], ("from", "to"), _length, "mm", ("from", "to"))
+
+
+def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
+    """Errors of the nine angles: degrees, and per cent of the angle."""
+    names = ("from", "vertex", "to")
+    return _measured(results, measurements()["angles"], names, _angle, "deg", names)
+
+
+def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
+    """The variants of PAL-Net, on the folds that all of them have."""
+    there = {name: results[name] for name in ABLATIONS if name in results}
+    if len(there) < 2:
+        return None
+    common = set.intersection(*(set(result.numbers) for result in there.values()))
+    cut = {}
+    for name, result in there.items():
+        kept = [i for i, number in enumerate(result.numbers) if number in common]
+        if kept:
+            cut[name] = Results(
+                name, tuple(result.predictions[i] for i in kept), tuple(result.numbers[i] for i in kept)
+            )
+    return table_1(cut, runs) if len(cut) > 1 else None
+
+
+def table_7(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
+    """Table 1 without the eight points of the ears' rims."""
+    first = next(iter(results.values()))
+    ears = set(measurements()["ears"])
+    if not ears <= set(first.labels):
+        return None
+    table = table_1(results, runs, [i for i, label in enumerate(first.labels) if label not in ears])
+    return table[["method", "point mm", "distance mm"]]
+
+
+def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
+    """How far the predicted standard deviations tell the errors, over all landmarks and where it is hard."""
+    ears = set(measurements()["ears"])
+    rows = []
+    for result in results.values():
+        error, deviation = result.errors(), result.stack("deviations")
+        if not np.isfinite(deviation).any():
+            continue
+        groups = {
+            "all": list(range(len(result.labels))),
+            "ears": [i for i, label in enumerate(result.labels) if label in ears],
+            "trichion": [i for i, label in enumerate(result.labels) if label == "Tr"],
+        }
+        for group, chosen in groups.items():
+            if chosen:
+                told = calibration(error[:, chosen], deviation[:, chosen])
+                rows.append(
+                    {
+                        "method": result.title,
+                        "landmarks": group,
+                        "inside the 95 % region %": f"{100 * told['within_95']:.1f}",
+                        "most certain fifth mm": f"{told['most_certain_mm']:.2f}",
+                        "least certain fifth mm": f"{told['least_certain_mm']:.2f}",
+                    }
+                )
+    return pd.DataFrame(rows) if rows else None
+
+
+@lru_cache(maxsize=1)
+def measurements() -> dict[str, Any]:
+    """The clinicians' distances and angles, and the ear points that Table 7 leaves out."""
+    path = Path(__file__).resolve().parents[1] / "measurements.json"
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _measured(results: Mapping[str, Results], wanted: Any, keys: Any, measure: Any, unit: str, names: Any) -> Any:
+    first = next(iter(results.values()))
+    index = {label: i for i, label in enumerate(first.labels)}
+    rows = []
+    for one in wanted:
+        if not all(one[key] in index for key in keys):
+            return None
+        chosen = [index[one[key]] for key in keys]
+        known = measure(first.stack("truth")[:, chosen])
+        row = {"measure": " - ".join(one[name] for name in names), f"true {unit}": f"{np.nanmean(known):.1f}"}
+        annotated = np.abs(measure(first.stack("annotated")[:, chosen]) - known)
+        row[f"annotations {unit}"] = f"{np.nanmean(annotated):.2f}"
+        for result in results.values():
+            known = measure(result.stack("truth")[:, chosen])
+            off = np.abs(measure(result.stack("points")[:, chosen]) - known)
+            row[f"{result.title} {unit}"] = f"{np.nanmean(off):.2f}"
+            row[f"{result.title} %"] = f"{100 * np.nanmean(off / known):.2f}"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    means = {column: f"{table[column].astype(float).mean():.2f}" for column in table.columns if column != "measure"}
+    return pd.concat([table, pd.DataFrame([{"measure": "mean", **means}])], ignore_index=True)
+
+
+def _length(ends: Array) -> Array:
+    return np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+
+
+def _angle(corners: Array) -> Array:
+    first, second = corners[:, 0] - corners[:, 1], corners[:, 2] - corners[:, 1]
+    cosine = (first * second).sum(axis=1) / (np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1))
+    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+
+
+def _mean_sd(values: Array) -> str:
+    return f"{np.nanmean(values):.3f} ± {np.nanstd(values):.3f}"
+
+
+def _training(runs: Path, result: Results) -> tuple[str, str]:
+    """Epochs of each fold's run and the median seconds of an epoch; nothing where nothing was trained."""
+    epochs, seconds = [], []
+    for number in result.numbers:
+        note = runs / f"{result.method}-{number}" / "history.json"
+        if note.exists():
+            history = json.loads(note.read_text(encoding="utf-8"))
+            epochs.append(len(history))
+            seconds += [entry["seconds"] for entry in history]
+    return ", ".join(map(str, epochs)), f"{np.median(seconds):.1f}" if seconds else ""
+
+
+@lru_cache(maxsize=1)
+def _intra_observer() -> dict[str, float]:
+    """Published mean distance of two rounds of one annotator, mm, by label."""
+    document = json.loads(resource_path("LandmarkScheme.json").read_text(encoding="utf-8"))
+    return {entry["label"]: float(entry["intra_observer_mm"]) for entry in document["landmarks"]}
