@@ -1,0 +1,230 @@
+"""Cross-validation: folds, the shape-model peer, tables, and the whole command on a small laboratory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.reference import load_reference
+from scipy.spatial.transform import Rotation
+from test_training import person
+
+from training import cross_validate
+from training.experiments import tables
+from training.experiments.folds import make_folds
+from training.experiments.landmark_shape_model import LandmarkShapeModel
+from training.experiments.predictions import Predictions
+from training.experiments.tables import Results
+from training.write_ply import write_ply
+
+LABELS = load_reference().labels
+
+#: How far the annotations are off the truth, mm.
+SCATTER = np.array([1.0, 0.0, 0.0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folds
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(10, 80), st.integers(2, 5), st.sampled_from(["strict", "paper"]), st.integers(0, 1000))
+def test_every_subject_is_tested_once_and_never_on_both_sides(count: int, folds: int, protocol: str, seed: int) -> None:
+    names = [f"S{i}" for i in range(count)]
+    made = make_folds(names, folds, protocol, seed)
+    assert sorted(name for fold in made for name in fold.test) == sorted(names)
+    for fold in made:
+        assert not set(fold.training) & set(fold.test)
+        assert abs(len(fold.test) - count / folds) < 1
+        if protocol == "paper":
+            assert fold.validation == fold.test
+            assert len(fold.training) + len(fold.test) == count
+        else:
+            assert not set(fold.validation) & {*fold.training, *fold.test}
+            assert len(fold.training) + len(fold.validation) + len(fold.test) == count
+    assert made == make_folds(names[::-1], folds, protocol, seed)
+
+
+def test_too_few_subjects_are_said() -> None:
+    with pytest.raises(ValueError, match="3 subjects are too few for 5 folds"):
+        make_folds(["a", "b", "c"], 5, "strict", 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The shape model
+
+
+def test_the_shape_model_follows_a_face_better_than_the_mean_does() -> None:
+    reference = load_reference()
+    model = LandmarkShapeModel.of([person(i)[1](reference.landmarks) for i in range(12)], reference)
+    errors, before = [], []
+    for number in range(20, 24):
+        mesh, deform = person(number)
+        truth = deform(reference.landmarks)
+        placed = model.fit(mesh.points)
+        errors.append(np.linalg.norm(placed - truth, axis=1).mean())
+        before.append(np.linalg.norm(model.mean - truth, axis=1).mean())
+        vertices = {tuple(point) for point in np.round(mesh.points, 6)}
+        assert all(tuple(point) in vertices for point in np.round(placed, 6))
+    assert np.mean(errors) < 0.75 * np.mean(before)
+
+
+def test_the_shape_model_keeps_what_it_knows_and_pulls_back_what_no_face_is() -> None:
+    reference = load_reference()
+    shapes = [person(i)[1](reference.landmarks) for i in range(12)]
+    model = LandmarkShapeModel.of(shapes, reference)
+    for shape in shapes[:3]:
+        assert np.linalg.norm(model.plausible(shape) - shape, axis=1).mean() < 1.0
+    wild = shapes[0].copy()
+    wild[3] += (0.0, -60.0, 0.0)
+    assert np.linalg.norm(model.plausible(wild)[3] - wild[3]) > 30
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def results_with(offsets: np.ndarray, method: str = "pal-net", folds: int = 2) -> Results:
+    """Six subjects in each fold, predicted with ``offsets`` (L, 3) from the truth."""
+    rng = np.random.default_rng(5)
+    made = []
+    for number in range(folds):
+        truth = load_reference().landmarks + rng.normal(0, 2, (6, len(LABELS), 3))
+        made.append(
+            Predictions(
+                tuple(f"{number}-{i}" for i in range(6)),
+                LABELS,
+                truth + offsets,
+                truth,
+                truth,
+                np.full(truth.shape[:2], 1.0),
+                np.zeros(truth.shape[:2], dtype=bool),
+                tuple({"align": 0.2, "network": 0.1, "surface": 0.05, "read": 0.3} for _ in range(6)),
+                {},
+            )
+        )
+    return Results(method, tuple(made), tuple(range(folds)))
+
+
+def test_a_shift_of_all_landmarks_is_a_point_error_and_no_distance_error(tmp_path: Path) -> None:
+    table = tables.table_1({"pal-net": results_with(np.array([3.0, 4.0, 0.0]))}, tmp_path).iloc[0]
+    assert table["point mm"] == "5.000 ± 0.000"
+    assert table["distance mm"] == "0.000 ± 0.000"
+    assert (table["subjects"], table["folds"], table["above 10 mm %"]) == (12, 2, "0.00")
+
+
+def test_one_landmark_moved_shows_in_its_row_its_distances_and_its_angle(tmp_path: Path) -> None:
+    offsets = np.zeros((len(LABELS), 3))
+    offsets[LABELS.index("Pg")] = (0.0, 0.0, -12.0)
+    results = {"pal-net": results_with(offsets)}
+    by_label = tables.table_3(results).set_index("landmark")["PAL-Net as published"]
+    assert by_label["Pg"] == "12.00 ± 0.00"
+    assert by_label["N"] == "0.00 ± 0.00"
+    distances = tables.table_4(results).set_index("measure")
+    assert float(distances.loc["N - Pg", "PAL-Net as published mm"]) > 10
+    assert float(distances.loc["Ex_R - Ex_L", "PAL-Net as published mm"]) == 0
+    assert len(distances) == 21
+    angles = tables.table_5(results).set_index("measure")
+    assert float(angles.loc["N - Sn - Pg", "PAL-Net as published deg"]) > 1
+    assert float(angles.loc["T_R - N - T_L", "PAL-Net as published deg"]) == 0
+    assert len(angles) == 10
+    assert tables.table_1(results, tmp_path).iloc[0]["above 10 mm %"] == "2.00"  # 1 of 50
+
+
+def test_table_7_leaves_the_rims_of_the_ears_out(tmp_path: Path) -> None:
+    offsets = np.zeros((len(LABELS), 3))
+    offsets[[LABELS.index(label) for label in tables.measurements()["ears"]]] = 9.0
+    results = {"pal-net": results_with(offsets)}
+    assert tables.table_1(results, tmp_path).iloc[0]["point mm"] != "0.000 ± 0.000"
+    assert tables.table_7(results, tmp_path).iloc[0]["point mm"] == "0.000 ± 0.000"
+
+
+def test_seconds_are_counted_by_stage() -> None:
+    row = tables.table_2({"pal-net": results_with(np.zeros(3))}).iloc[0]
+    assert (row["input"], row["inference"], row["final"], row["total"]) == ("0.500", "0.100", "0.050", "0.650")
+
+
+def test_variants_are_compared_on_the_folds_that_all_have(tmp_path: Path) -> None:
+    results = {
+        "pal-net": results_with(np.array([3.0, 4.0, 0.0]), folds=2),
+        "coarse": results_with(np.array([6.0, 8.0, 0.0]), "coarse", folds=1),
+    }
+    table = tables.table_6(results, tmp_path)
+    assert list(table["folds"]) == [1, 1]
+    assert list(table["method"]) == ["coarse mesh", "PAL-Net as published"]
+
+
+def test_predictions_survive_the_disk(tmp_path: Path) -> None:
+    (before, *_) = results_with(np.ones(3)).predictions
+    before.save(tmp_path / "fold-0.npz")
+    after = Predictions.load(tmp_path / "fold-0.npz")
+    assert (after.names, after.labels, after.seconds, after.refused) == (
+        before.names,
+        before.labels,
+        before.seconds,
+        before.refused,
+    )
+    assert np.array_equal(after.points, before.points) and np.array_equal(after.missing, before.missing)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight faces in poses of their own; the landmarks are off by 1 mm, the truth is kept beside."""
+    folder = tmp_path_factory.mktemp("laboratory")
+    (folder / "truth").mkdir()
+    for number in range(8):
+        rng = np.random.default_rng([9, number])
+        rotation, shift = Rotation.from_rotvec(rng.normal(0, 0.6, 3)).as_matrix(), rng.normal(0, 100, 3)
+        mesh, deform = person(number)
+        write_ply(folder / f"S{number}.ply", mesh.points @ rotation.T + shift, mesh.triangles)
+        truth = deform(load_reference().landmarks) @ rotation.T + shift
+        write_landmarks(folder / "truth" / f"S{number}.mrk.json", LandmarkSet(LABELS, truth))
+        write_landmarks(folder / f"S{number}.mrk.json", LandmarkSet(LABELS, truth + SCATTER))
+    return folder
+
+
+def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
+    laboratory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", str(laboratory), "--output", str(tmp_path), "--folds", "2", "--device", "cpu"]
+    methods = ["--methods", "template", "shape-model", "coarse"]
+    cross_validate.main([*command, "--epochs", "1", "--threads", "1", "--folds-run", "0", *methods])
+    document = json.loads((tmp_path / "tables.json").read_text(encoding="utf-8"))
+    assert document["folds"] == {"template": [0], "shape-model": [0]}
+    rows = {row["method"]: row for row in document["table_1"]}
+    template, shape = rows["Mean landmarks, projected"], rows["Shape model, non-rigid fit"]
+    assert 0.5 < float(template["point mm"].split()[0]) < 8
+    assert float(shape["point mm"].split()[0]) < float(template["point mm"].split()[0])
+    stamp = (tmp_path / "template" / "fold-0.npz").stat().st_mtime_ns
+    assert (tmp_path / "runs" / "coarse-0" / "weights.safetensors").exists()
+
+    cross_validate.main([*command, "--epochs", "1", "--methods", "template"])
+    assert (tmp_path / "template" / "fold-0.npz").stat().st_mtime_ns == stamp
+    assert (tmp_path / "template" / "fold-1.npz").exists()
+    for number in (4, 5, 6, 7):
+        assert (tmp_path / f"figure-{number}.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "8 subjects, 2 folds (strict protocol)" in text and "Table 4" in text
+
+    with pytest.raises(SystemExit, match="another seed"):
+        cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])
+
+
+def test_truth_is_what_errors_are_measured_against(laboratory: Path, tmp_path: Path) -> None:
+    command = ["--data", str(laboratory), "--output", str(tmp_path), "--folds", "2", "--device", "cpu"]
+    cross_validate.main([*command, "--folds-run", "0", "--methods", "template"])
+    predictions = Predictions.load(tmp_path / "template" / "fold-0.npz")
+    assert np.allclose(predictions.annotated - predictions.truth, SCATTER, atol=1e-3)
