@@ -228,3 +228,23 @@ def test_truth_is_what_errors_are_measured_against(laboratory: Path, tmp_path: P
     cross_validate.main([*command, "--folds-run", "0", "--methods", "template"])
     predictions = Predictions.load(tmp_path / "template" / "fold-0.npz")
     assert np.allclose(predictions.annotated - predictions.truth, SCATTER, atol=1e-3)
+
+
+def test_the_plain_network_is_the_same_function() -> None:
+    import torch
+    from PALNetLandmarksLib.palnet import PALNetConfig
+    from PALNetLandmarksLib.palnet_torch import PALNetModule
+
+    from training.experiments.plain_palnet import PlainPALNet
+
+    config = PALNetConfig(n_landmarks=5, patch_size=100, hidden=32)
+    ours, plain = PALNetModule(config, torch.Generator().manual_seed(3)), PlainPALNet(config)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+    plain.take(dict(ours.named_parameters()))
+    patches = torch.randn(2, 5, 100, 3, generator=torch.Generator().manual_seed(5)) * 10
+    with torch.no_grad():
+        expected, found = ours.eval()(patches), plain.eval()(patches)
+    assert float((expected - found).abs().max()) < 1e-3
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in ours.parameters())

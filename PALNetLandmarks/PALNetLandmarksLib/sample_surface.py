@@ -11,6 +11,8 @@ from .mesh import TriangleMesh
 
 #: Triangles handled at once; bounds the memory of the intermediate arrays to about 100 MB.
 _CHUNK = 500_000
+#: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
+_R2_STEPS = np.array([0.7548776662466927, 0.5698402909980532])
 #: Multipliers of the SplitMix64 generator (Steele et al., 2014).
 _SPLITMIX = tuple(np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -38,7 +40,7 @@ class SurfaceSamples:
         if step <= 1:
             return self
         first = np.arange(0, len(self.points) - step + 1, step)
-        kept = first + (_scattered(len(first), 1)[:, 0] * step).astype(np.int64)
+        kept = first + (_scattered(len(first)) * step).astype(np.int64)
         return SurfaceSamples(self.points[kept], self.normals[kept], self.triangle_index[kept], self.area)
 
 
@@ -48,8 +50,8 @@ def sample_surface(
     """Take ``count`` points off the surface, each standing for the same area.
 
     The area, summed in the order of the triangles, is cut into ``count`` equal strata, each of which gives one point at
-    a scattered place that depends on its number alone. So a file always gives the same points, and a moved copy gives
-    the moved points. Files list neighbouring triangles mostly one after the other, which makes the samples more even
+    a scattered place that depends on its number alone; where in the triangle it lies follows a low-discrepancy
+    sequence. So a file always gives the same points, and a moved copy gives the moved points. Files list neighbouring triangles mostly one after the other, which makes the samples more even
     than random ones, and whatever the order, they are no less even. (Regular places would be: a subdivided mesh may
     list the same surface several times over, and they meet it at the same spots each time.) Memory beyond the mesh: 16
     bytes per triangle.
@@ -69,12 +71,12 @@ def sample_surface(
     total = float(cumulative[-1]) if len(cumulative) else 0.0
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
-    along_area, u, v = _scattered(count, 3).T
-    strata = (np.arange(count) + along_area) * (total / count)
+    strata = (np.arange(count) + _scattered(count)) * (total / count)
     chosen = np.minimum(np.searchsorted(cumulative, strata, side="right"), len(areas) - 1)
     index = chosen if triangle_subset is None else np.asarray(triangle_subset)[chosen]
     corners = mesh.points[mesh.triangles[index]]
     across, along = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    u, v = ((np.arange(1, count + 1)[:, None] * _R2_STEPS) % 1.0).T
     outside = u + v > 1  # fold the unit square onto the triangle
     u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
     cross = np.cross(across, along)
@@ -83,13 +85,14 @@ def sample_surface(
     return SurfaceSamples(points, normals, index.astype(np.int64), total)
 
 
-def _scattered(count: int, columns: int) -> NDArray[np.float64]:
-    """(count, columns) numbers in [0, 1) that look random and are the same with every version of numpy."""
-    state = np.arange(1, count * columns + 1, dtype=np.uint64) * _SPLITMIX[0]
+def _scattered(count: int) -> NDArray[np.float64]:
+    """(count,) numbers in [0, 1) that look random and are the same with every version of numpy."""
+    state = np.arange(1, count + 1, dtype=np.uint64) * _SPLITMIX[0]
     state = (state ^ (state >> np.uint64(30))) * _SPLITMIX[1]
     state = (state ^ (state >> np.uint64(27))) * _SPLITMIX[2]
     state ^= state >> np.uint64(31)
-    return ((state >> np.uint64(11)) * 2.0**-53).reshape(count, columns)
+    result: NDArray[np.float64] = (state >> np.uint64(11)) * 2.0**-53
+    return result
 
 
 def _triangle_areas(mesh: TriangleMesh, subset: NDArray[np.int64] | None) -> NDArray[np.float64]:
