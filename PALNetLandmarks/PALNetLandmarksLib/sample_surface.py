@@ -51,10 +51,10 @@ def sample_surface(
 
     The area, summed in the order of the triangles, is cut into ``count`` equal strata, each of which gives one point at
     a scattered place that depends on its number alone; where in the triangle it lies follows a low-discrepancy
-    sequence. So a file always gives the same points, and a moved copy gives the moved points. Files list neighbouring triangles mostly one after the other, which makes the samples more even
-    than random ones, and whatever the order, they are no less even. (Regular places would be: a subdivided mesh may
-    list the same surface several times over, and they meet it at the same spots each time.) Memory beyond the mesh: 16
-    bytes per triangle.
+    sequence. So a file always gives the same points, and a moved copy gives the moved points. Files list neighbouring
+    triangles mostly one after the other, which makes the samples more even than random ones, and whatever the order,
+    they are no less even. (Regular places would be: a subdivided mesh may list the same surface several times over, and
+    they meet it at the same spots each time.) Memory beyond the mesh: 16 bytes per triangle.
 
     Parameters
     ----------
