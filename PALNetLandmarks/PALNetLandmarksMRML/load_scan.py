@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer
-from PALNetLandmarksLib.errors import UnreadableScanError
+from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
 from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
 from vtkmodules.vtkCommonCore import vtkPoints
@@ -18,7 +18,7 @@ SLICER_SUFFIXES = (".obj", ".ply", ".stl", ".vtp", ".vtk", ".g", ".byu")
 
 
 def load_scan(path: Path | str):  # type: ignore[no-untyped-def]
-    """Load a scan as ``vtkMRMLModelNode``: by Slicer's reader where it has one, else by the library's.
+    """Load a scan as ``vtkMRMLModelNode``: by Slicer's reader where it has one, else from the library's.
 
     Raises
     ------
@@ -26,21 +26,21 @@ def load_scan(path: Path | str):  # type: ignore[no-untyped-def]
         If the file holds no surface; nothing is left in the scene.
     """
     path = Path(path)
+    # The library's reader first: it says what is wrong with a file, and Slicer 5.12 crashes on a truncated PLY.
+    scan = read_scan(path)
     if path.suffix.lower() not in SLICER_SUFFIXES:
-        return _add_model(path)
+        return _add_model(scan, path.stem)
     node = None
-    with contextlib.suppress(RuntimeError):  # said below, by the library's reader
+    with contextlib.suppress(RuntimeError):
         node = slicer.util.loadModel(str(path))
     if node is None or node.GetPolyData() is None or node.GetPolyData().GetNumberOfPoints() == 0:
-        if node is not None:  # Slicer calls a damaged file read
+        if node is not None:
             slicer.mrmlScene.RemoveNode(node)
-        read_scan(path)  # the library's reader says what is wrong
-        raise UnreadableScanError(f"'{path.name}' cannot be read by Slicer; export it again as OBJ, PLY or STL.")
+        return _add_model(scan, path.stem)
     return node
 
 
-def _add_model(path: Path):  # type: ignore[no-untyped-def]
-    scan = read_scan(path)
+def _add_model(scan: TriangleMesh, name: str):  # type: ignore[no-untyped-def]
     points = vtkPoints()
     flip = (-1.0, -1.0, 1.0) if scan.coordinate_system == "LPS" else (1.0, 1.0, 1.0)
     points.SetData(numpy_to_vtk(np.asarray(scan.points, dtype=np.float64) * flip, deep=True))
@@ -51,7 +51,7 @@ def _add_model(path: Path):  # type: ignore[no-untyped-def]
     surface = vtkPolyData()
     surface.SetPoints(points)
     surface.SetPolys(cells)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", path.stem)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", name)
     node.SetAndObservePolyData(surface)
     node.CreateDefaultDisplayNodes()
     return node
