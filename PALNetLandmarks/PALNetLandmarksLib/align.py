@@ -37,8 +37,8 @@ UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
 SCAN_DIAMETER_MM = (80.0, 1200.0)
 #: Least number of vertices inside the region of interest.
 LEAST_VERTICES = 2000
-#: Least fitness (see ``face_evidence``): above that of 10,587 wrong poses on simulated captures (0.50 at most) and of 240
-#: balls, eggs, feet, torsos, cubes and backs of heads (0.47 at most); of 995 captures that show a face, none has less.
+#: Least fitness (see ``face_evidence``): above that of 10,587 wrong poses on simulated captures (0.50 at most) and of
+#: 240 balls, eggs, feet, torsos, cubes and backs of heads (0.47 at most).
 LEAST_FITNESS = 0.52
 #: Least share of the middle of the face that must be there: a little less than half a face.
 LEAST_COVERAGE = 0.35
