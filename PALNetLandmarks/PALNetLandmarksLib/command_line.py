@@ -3,10 +3,7 @@
 Everything that costs time to load (numpy, scipy, vtk, torch, Pillow) is imported only when it is used.
 """
 
-# Typer evaluates the annotations, and Python 3.9 does not know `X | None`.
-# ruff: noqa: UP045
-from __future__ import annotations
-
+# Typer evaluates the annotations, and Python 3.9 knows no `X | None`, nor shows Typer the options in postponed ones.
 import importlib.metadata
 import importlib.util
 import json
@@ -84,7 +81,7 @@ def main() -> None:
     app()
 
 
-def load_detector(weights: Path | None, device: str, surface: str) -> LandmarkDetector:
+def load_detector(weights: Optional[Path], device: str, surface: str) -> "LandmarkDetector":
     """The detector that the commands use."""
     from .detector import LandmarkDetector
 
@@ -96,7 +93,7 @@ class _Result:
     """What became of one scan: a detection and the files written, or an error."""
 
     scan: Path
-    detection: Detection | None = None
+    detection: Optional["Detection"] = None
     files: tuple[Path, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     error: str = ""
@@ -227,14 +224,14 @@ def info(
         typer.echo(f"{name:<17} {value}")
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> Optional[str]:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _fail(message: str, as_json: bool, facts: dict[str, Any] | None = None) -> NoReturn:
+def _fail(message: str, as_json: bool, facts: Optional[dict[str, Any]] = None) -> NoReturn:
     """End before any scan was looked at."""
     if as_json:
         typer.echo(json.dumps({**(facts or {}), "error": message}, indent=1, ensure_ascii=False))
@@ -242,11 +239,11 @@ def _fail(message: str, as_json: bool, facts: dict[str, Any] | None = None) -> N
     raise typer.Exit(EXIT_FAILED)
 
 
-def _output_folder(scan: Path, output: Path | None) -> Path:
+def _output_folder(scan: Path, output: Optional[Path]) -> Path:
     return scan.parent if output is None else output
 
 
-def _name_clash(scans: Sequence[Path], output: Path | None) -> str:
+def _name_clash(scans: Sequence[Path], output: Optional[Path]) -> str:
     """One sentence if two scans would write the same files, else nothing."""
     taken: dict[tuple[str, str], Path] = {}
     for scan in scans:
@@ -264,7 +261,7 @@ def _name_clash(scans: Sequence[Path], output: Path | None) -> str:
     return ""
 
 
-def _check_writable(folder: Path | None) -> None:
+def _check_writable(folder: Optional[Path]) -> None:
     """Refuse an output folder that cannot be made or written, before any work is done."""
     if folder is None:
         return
@@ -305,7 +302,7 @@ def _progress(count: int) -> Iterator[Any]:
 
 
 def _detect_one(
-    detector: LandmarkDetector, scan: Path, output: Path | None, unit: str | None, suffixes: Sequence[str]
+    detector: "LandmarkDetector", scan: Path, output: Optional[Path], unit: Optional[str], suffixes: Sequence[str]
 ) -> _Result:
     """Read, detect and write one scan; whatever goes wrong becomes a sentence."""
     from .read_scan import read_scan
@@ -331,7 +328,7 @@ def _detect_one(
 
 
 def _write(
-    stem: str, folder: Path, suffixes: Sequence[str], mesh: TriangleMesh, detection: Detection
+    stem: str, folder: Path, suffixes: Sequence[str], mesh: "TriangleMesh", detection: "Detection"
 ) -> tuple[Path, ...]:
     """Write all files or none: they are made in a hidden folder beside their place and moved when complete."""
     from .landmark_files import write_landmarks
@@ -369,7 +366,7 @@ def _write(
     return tuple(moved)
 
 
-def _landmark_set(detection: Detection) -> LandmarkSet:
+def _landmark_set(detection: "Detection") -> "LandmarkSet":
     import numpy as np
 
     from .landmark_files import LandmarkSet
@@ -385,11 +382,11 @@ def _landmark_set(detection: Detection) -> LandmarkSet:
     )
 
 
-def _missing(detection: Detection) -> list[str]:
+def _missing(detection: "Detection") -> list[str]:
     return [label for label, gone in zip(detection.labels, detection.missing) if gone]
 
 
-def _uncertain(detection: Detection) -> list[str]:
+def _uncertain(detection: "Detection") -> list[str]:
     from .picture import UNCERTAIN_ABOVE_MM
 
     rows = zip(detection.labels, detection.standard_deviation_mm, detection.missing)
