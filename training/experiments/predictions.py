@@ -81,9 +81,8 @@ def predict_subjects(predict: Predict, subjects: Sequence[Subject], labels: tupl
     refused = {}
     for subject in track(subjects, description=title):
         known = read_landmarks(subject.landmarks).ordered(labels).in_coordinate_system("LPS").points
-        exact = subject.landmarks.parent.resolve() / TRUTH / subject.landmarks.name
-        if not exact.exists():
-            exact = subject.landmarks.resolve().parent / TRUTH / subject.landmarks.name
+        # Folds hold links; the truth lies beside the original.
+        exact = subject.landmarks.resolve().parent / TRUTH / f"{subject.name}.mrk.json"
         annotated.append(known)
         truth.append(read_landmarks(exact).ordered(labels).points if exact.exists() else known)
         try:
