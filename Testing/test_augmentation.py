@@ -189,8 +189,10 @@ def test_first_guesses_are_those_of_either_pass(views: list[TrainingView], refer
     error = np.array([np.linalg.norm(view.centres - view.landmarks, axis=1).mean() for view in views])
     first_errors, later_errors = error[first], error[~np.array(first)]
     assert 2.0 < np.mean(first_errors) < 10.0  # a registration's
-    assert later_errors.max() < 8.5  # at most 5 mm per axis
-    assert 0.5 < np.median(later_errors) < 4.0
+    # Scatter of 1.0 to 3.5 mm per axis, evenly: mean distances of 1.6 to 5.6 mm, 3.6 mm in the median of many views;
+    # that of some 25 views has a standard error of 0.3 mm.
+    assert 1.3 < later_errors.min() and later_errors.max() < 6.5
+    assert 2.7 < np.median(later_errors) < 4.5
 
 
 def test_poses_stay_near_the_reference(views: list[TrainingView], reference: ReferenceFace) -> None:
