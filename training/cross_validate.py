@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 
@@ -80,6 +81,7 @@ def run(a: argparse.Namespace) -> None:
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
         "commit": commit(),
     }
+    write_report(a.output, a.report or a.output, facts, a.published)
     for fold in folds:
         if a.folds_run is not None and fold.number not in a.folds_run:
             continue
@@ -88,19 +90,23 @@ def run(a: argparse.Namespace) -> None:
             if result.exists():
                 continue
             _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
-            predict = _prepare(METHODS[name], fold, subjects, labels, a)
+            predict = _prepare(METHODS[name], fold, subjects, sets, labels, a)
             predictions = predict_subjects(
                 predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title
             )
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
             write_report(a.output, a.report or a.output, facts, a.published)
-    write_report(a.output, a.report or a.output, facts, a.published)
     _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
 
 
 def _prepare(
-    method: Method, fold: Fold, subjects: dict[str, Subject], labels: tuple[str, ...], a: argparse.Namespace
+    method: Method,
+    fold: Fold,
+    subjects: dict[str, Subject],
+    sets: dict[str, LandmarkSet],
+    labels: tuple[str, ...],
+    a: argparse.Namespace,
 ) -> Predict:
     """Train ``method`` on a fold; what predicts."""
     if method.kind == "weights":
@@ -113,7 +119,6 @@ def _prepare(
         weights = train_network(method, folders, run_folder, alignments, budget, a.device, a.threads, a.finetune)
         return predictor_of_weights(weights, a.device)
     training = [subjects[name] for name in fold.training + fold.validation * (a.protocol == "strict")]
-    sets, _ = read_landmark_files(training)
     scans, _ = align_scans(training, sets, labels, load_reference(), alignments, workers=2)
     return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PALNetLandmarksLib.align import align_to_reference
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 
+from ..folder import find_subjects
 from .methods import ABLATIONS
-from .tables import Results, distance_errors
+from .tables import Results, distance_errors, on_common_folds
 
 REGIONS = ("midline", "right", "left")
 #: Points of a Bland-Altman picture; more would hide one another.
@@ -93,10 +95,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     names = [name for fold in first.predictions for name in fold.names]
     error = np.nanmean(next(reversed(results.values())).errors(), axis=1)
     subject = int(np.argsort(np.where(np.isfinite(error), error, np.inf))[np.isfinite(error).sum() // 2])
-    file = next(file for file in sorted(scans.glob(f"{names[subject]}.*")) if ".mrk" not in file.name)
-    mesh = read_scan(file)
-    from PALNetLandmarksLib.align import align_to_reference
-
+    mesh = read_scan(next(one.scan for one in find_subjects(scans)[0] if one.name == names[subject]))
     found = align_to_reference(mesh, load_reference())
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
     skin = (mesh.points * found.mm_per_unit) @ rotation.T + shift
@@ -125,12 +124,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
 def worth_drawing(results: Mapping[str, Results]) -> dict[str, Results]:
     """The methods of a picture: not Table 6's variants, and on the folds that all of them have."""
     chosen = {name: result for name, result in results.items() if name == "pal-net" or name not in ABLATIONS}
-    common = set.intersection(*(set(result.numbers) for result in chosen.values()))
-    cut = {}
-    for name, result in chosen.items():
-        kept = [i for i, number in enumerate(result.numbers) if number in common]
-        cut[name] = Results(name, tuple(result.predictions[i] for i in kept), tuple(result.numbers[i] for i in kept))
-    return cut if common else {}
+    return on_common_folds(chosen)
 
 
 def _save(figure: Figure, path: Path) -> None:

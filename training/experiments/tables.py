@@ -68,6 +68,16 @@ def load_results(folder: Path) -> dict[str, Results]:
     return found
 
 
+def on_common_folds(results: Mapping[str, Results]) -> dict[str, Results]:
+    """The same methods on the folds that all of them have; nothing where there is no such fold."""
+    common = set.intersection(*(set(result.numbers) for result in results.values())) if results else set()
+    cut = {}
+    for name, result in results.items():
+        kept = [i for i, number in enumerate(result.numbers) if number in common]
+        cut[name] = Results(name, tuple(result.predictions[i] for i in kept), tuple(result.numbers[i] for i in kept))
+    return cut if common else {}
+
+
 def distance_errors(points: Array, truth: Array) -> Array:
     """(n, L, L) absolute errors of all inter-landmark distances, mm; NaN on the diagonal and where unknown."""
     found = np.linalg.norm(points[:, :, None] - points[:, None], axis=3)
@@ -154,18 +164,8 @@ def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
 
 def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
     """The variants of PAL-Net, on the folds that all of them have."""
-    there = {name: results[name] for name in ABLATIONS if name in results}
-    if len(there) < 2:
-        return None
-    common = set.intersection(*(set(result.numbers) for result in there.values()))
-    cut = {}
-    for name, result in there.items():
-        kept = [i for i, number in enumerate(result.numbers) if number in common]
-        if kept:
-            cut[name] = Results(
-                name, tuple(result.predictions[i] for i in kept), tuple(result.numbers[i] for i in kept)
-            )
-    return table_1(cut, runs) if len(cut) > 1 else None
+    there = on_common_folds({name: results[name] for name in ABLATIONS if name in results})
+    return table_1(there, runs) if len(there) > 1 else None
 
 
 def table_7(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
