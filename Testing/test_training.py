@@ -460,6 +460,19 @@ def test_loop_learns_and_keeps_to_its_time(tmp_path):
     assert len(history) == 60 and history[-1]["error_mm"] < 0.1 * history[0]["error_mm"]
     _, history = train(Line(), recipe, tmp_path / "b", torch.device("cpu"), minutes=1e-6)
     assert len(history) == 1
+    _, history = train(Line(), recipe, tmp_path / "b", torch.device("cpu"), minutes=1e-6)
+    assert len(history) == 1  # an interrupted run has no more time than another
+
+
+def test_cosine_ends_with_the_time(tmp_path, monkeypatch):
+    """A run that time ends has come down to a small rate, like one that goes through all its epochs."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: 10.0 * next(clock))
+    recipe = Recipe(epochs=1000, early_stop=0, schedule="cosine", learning_rate=0.05, batch_size=4)
+    _, history = train(Line(), recipe, tmp_path, torch.device("cpu"), minutes=10)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(history) == 30  # an epoch takes two ticks
+    assert saved["optimizer"]["param_groups"][0]["lr"] < 0.01 * 0.05
 
 
 def test_divergence_is_said(tmp_path):

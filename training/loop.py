@@ -42,7 +42,8 @@ class Task(Protocol):
 @dataclass(frozen=True)
 class Recipe:
     """How to train. ``schedule``: ``"plateau"`` halves the rate after ``patience`` epochs without gain (published);
-    ``"cosine"`` falls to nothing over ``epochs``. ``early_stop`` epochs without gain end the run (0: never).
+    ``"cosine"`` falls to nothing over ``epochs``, or over the minutes that the run may take, whichever end sooner.
+    ``early_stop`` epochs without gain end the run (0: never).
     ``samples_per_epoch`` 0 takes every training example once. ``batch_size`` is that of each process.
     ``average`` is the decay of the running mean of the weights that is validated and saved (0: none).
     ``precision``: ``"float32"``, ``"bfloat16"`` or ``"float16"`` (mixed), or ``"auto"``: float16 on CUDA, else float32
@@ -124,7 +125,8 @@ def train(
 
     Parameters
     ----------
-    minutes : stop before the epoch that would take the run beyond this (0: no limit).
+    minutes : stop before the epoch that would take all epochs together beyond this (0: no limit); an interruption does
+        not count.
     initial : weights to start from, by name, instead of random ones.
 
     Returns
@@ -136,7 +138,6 @@ def train(
     FloatingPointError
         If the validation error is no longer a number.
     """
-    begun = time.monotonic()
     rank, world = start_processes(device)
     precision = recipe.precision
     if precision == "auto":
@@ -152,6 +153,7 @@ def train(
     optimizer = _optimizer(network, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16" and device.type == "cuda")
     state: dict[str, Any] = {"epoch": 0, "step": 0, "best": float("inf"), "since_best": 0, "since_drop": 0, "rate": 1.0}
+    state["spent"] = 0.0  # seconds
     history: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -165,11 +167,10 @@ def train(
     samples = recipe.samples_per_epoch or task.size
     steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
     console = Console(stderr=True, quiet=rank > 0)
-    out_of_time = False
     while (
         state["epoch"] < recipe.epochs
         and not (recipe.early_stop and state["since_best"] >= recipe.early_stop)
-        and not out_of_time
+        and not _out_of_time(state, minutes)
     ):
         started, losses = time.monotonic(), []
         # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
@@ -187,7 +188,7 @@ def train(
             bar = progress.add_task("", total=steps_per_epoch, loss=float("nan"))
             for batch in task.batches(state["epoch"], samples, recipe.batch_size, rank, world):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * _rate(recipe, state, steps_per_epoch)
+                    group["lr"] = recipe.learning_rate * _rate(recipe, state, steps_per_epoch, minutes)
                 with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
                     loss = task.loss(wrapped, batch.to(device))
                 optimizer.zero_grad(set_to_none=True)
@@ -207,9 +208,8 @@ def train(
         entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
         if rank == 0:
             entry |= task.validate(averaged)
-            typical = float(np.median([*(earlier["seconds"] for earlier in history), time.monotonic() - started]))
-            out_of_time = bool(minutes) and time.monotonic() - begun + typical > 60 * minutes
-        entry, out_of_time = _from_first([entry, out_of_time], world)
+            state["spent"] += time.monotonic() - started
+        entry, state["spent"] = _from_first([entry, state["spent"]], world)
         history.append(entry)
         console.print(" ".join(f"{key} {value:.4g}" for key, value in entry.items()))
         if not np.isfinite(entry[recipe.watched]):
@@ -272,11 +272,21 @@ def _note_agreement(network: nn.Module, folder: Path, rank: int, world: int) -> 
         raise RuntimeError("The processes ended with different weights; this is a defect of the training loop.")
 
 
-def _rate(recipe: Recipe, state: dict[str, Any], steps_per_epoch: int) -> float:
+def _out_of_time(state: dict[str, Any], minutes: float) -> bool:
+    """Whether one more epoch like those before would take longer than all may."""
+    if not minutes or not state["epoch"]:
+        return False
+    return float(state["spent"]) * (1 + 1 / state["epoch"]) > 60 * minutes
+
+
+def _rate(recipe: Recipe, state: dict[str, Any], steps_per_epoch: int, minutes: float) -> float:
     warm = min(1.0, (state["step"] + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
     if recipe.schedule == "plateau":
         return warm * float(state["rate"])
     done = state["step"] / max(1, recipe.epochs * steps_per_epoch)
+    if minutes:
+        # As it was when the epoch began, so that all processes take the same step.
+        done = max(done, state["spent"] / (60 * minutes))
     return warm * float(0.5 * (1 + np.cos(np.pi * min(1.0, done))))
 
 

@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -55,6 +54,7 @@ from .folder import (
 )
 from .height_map_task import HeightMapTask
 from .loop import Recipe, choose_device, start_processes, train
+from .memory import keep_freed_memory
 from .model_card import commit, measure, write_model_card
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
 from .prepared import prepare_placed_scan, save_prepared
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unit", choices=["mm", "cm", "m", "inch"], help="unit of the scans; by default found out")
     parser.add_argument("--limit", type=int, help="train on this many subjects at most")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
-    parser.add_argument("--minutes", type=float, default=0.0, help="stop in time; 0: no limit")
+    parser.add_argument("--minutes", type=float, default=0.0, help="time for all epochs; 0: no limit")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(a: argparse.Namespace) -> None:
-    begun = time.monotonic()
+    keep_freed_memory()
     config = _read_config(a.config, a.set)
     recipe = Recipe(**config["recipe"])
     device = choose_device(a.device)
@@ -127,9 +127,8 @@ def _run(a: argparse.Namespace) -> None:
         if world > 1:
             torch.distributed.barrier()
     assert task is not None and source is not None
-    minutes = max(1e-6, a.minutes - (time.monotonic() - begun) / 60) if a.minutes else 0.0
     initial = _initial_weights(a.finetune, task) if a.finetune else None
-    network, history = train(task, recipe, a.output, device, minutes, initial)
+    network, history = train(task, recipe, a.output, device, a.minutes, initial)
     if rank == 0:
         _finish(task, network, history, source, config, recipe, device, world, a)
 

@@ -46,10 +46,17 @@ class _Block(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, L, K, inputs) -> (B, L, K, channels)."""
-        # As one matrix: the result of a four-dimensional product is a view, whose in-place ReLU autograd would copy.
-        rows = functional.relu(self.convolution_1(features.flatten(0, 2)), inplace=True)
-        rows = functional.relu(self.convolution_2(rows), inplace=True)
+        # Neither product gives a view, whose in-place ReLU autograd would copy.
+        patches = functional.relu(_patchwise(features.flatten(0, 1), self.convolution_1), inplace=True)
+        rows = functional.relu(self.convolution_2(patches.flatten(0, 1)), inplace=True)
         return rows.view(*features.shape[:3], -1)
+
+
+def _patchwise(patches: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+    """``layer`` on patches (n, K, inputs) as n products: with three inputs a single product of all points takes a
+    processor seven times as long, most of it for the weights' gradient."""
+    weight = layer.weight.t().expand(len(patches), -1, -1)
+    return torch.baddbmm(layer.bias.expand(len(patches), patches.shape[1], -1), patches, weight)
 
 
 class _Head(nn.Module):
