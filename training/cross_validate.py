@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.reference import load_reference
@@ -33,9 +34,10 @@ from .experiments.methods import (
     predictor_of_weights,
     train_network,
 )
+from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
 from .experiments.report import write_report
-from .folder import Subject, align_scans, find_subjects, read_landmark_files, scheme_of
+from .folder import AlignedScan, Subject, align_scans, find_subjects, read_landmark_files, scheme_of
 from .model_card import commit
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
@@ -59,6 +61,8 @@ def run(a: argparse.Namespace) -> None:
     for name, reason in {**left_out, **unreadable}.items():
         _console.print(f"[bold red]Left out:[/] {name}: {reason}", highlight=False)
     subjects = {subject.name: subject for subject in found if subject.name in sets}
+    if a.threads:
+        torch.set_num_threads(a.threads)
     names = sorted(subjects)[: a.limit]
     labels = scheme_of([sets[name] for name in names], a.data.name).labels
     folds = make_folds(names, a.folds, a.protocol, a.seed)
@@ -112,14 +116,18 @@ def _prepare(
     if method.kind == "weights":
         return predictor_of_weights(None, a.device)
     alignments = a.output / "alignments"
+    run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
-        run_folder = a.output / "runs" / f"{method.name}-{fold.number}"
-        budget = Budget(a.minutes, a.epochs)
         weights = train_network(method, folders, run_folder, alignments, budget, a.device, a.threads, a.finetune)
         return predictor_of_weights(weights, a.device)
-    training = [subjects[name] for name in fold.training + fold.validation * (a.protocol == "strict")]
-    scans, _ = align_scans(training, sets, labels, load_reference(), alignments, workers=2)
+
+    def aligned(names: Sequence[str]) -> list[AlignedScan]:
+        return align_scans([subjects[name] for name in names], sets, labels, load_reference(), alignments, workers=2)[0]
+
+    if method.kind == "peer":
+        return train_peer(method, aligned(fold.training), aligned(fold.validation), run_folder, budget, a.device)
+    scans = aligned(fold.training + fold.validation * (a.protocol == "strict"))
     return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
 
 

@@ -51,7 +51,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Method:
-    """``kind``: "network", "template", "shape-model", or "weights" for a file that no fold trains.
+    """``kind``: "network", "template", "shape-model", "peer" (a network of ``peers``), or "weights" for a file that no
+    fold trains.
 
     ``config`` is a file of ``training/configs``; ``network`` and ``patches`` change its model and patches (Table 6).
     """
@@ -69,6 +70,8 @@ METHODS = {
     for method in (
         Method("template", "Mean landmarks, projected", "template"),
         Method("shape-model", "Shape model, non-rigid fit", "shape-model"),
+        Method("mvlm-style", "MVLM-style (multi-view)", "peer", "mvlm-style.json"),
+        Method("sgcn-style", "2S-SGCN-style (graph)", "peer", "sgcn-style.json"),
         Method("pal-net", "PAL-Net as published", "network", "palnet.json"),
         Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
         Method("shipped", "Shipped weights (wider pool)", "weights"),

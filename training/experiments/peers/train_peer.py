@@ -1,0 +1,47 @@
+"""Train a peer on a fold by the same loop as PAL-Net and our network, in the same budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PALNetLandmarksLib.errors import LandmarkingError
+
+from ...folder import AlignedScan
+from ...loop import Recipe, choose_device, train
+from ...memory import keep_freed_memory
+from ..methods import CONFIGS, Budget, Method, Predict
+from .graph_heat_maps import GraphTask
+from .multi_view import MultiViewTask
+from .placed_scans import predictor_of, prepare_placed_scans
+
+TASKS = {"mvlm-style": MultiViewTask, "sgcn-style": GraphTask}
+
+
+def train_peer(
+    method: Method,
+    training: Sequence[AlignedScan],
+    validation: Sequence[AlignedScan],
+    run: Path,
+    budget: Budget,
+    device: str,
+) -> Predict:
+    """Train, or go on with a run that was interrupted; what predicts.
+
+    Raises
+    ------
+    LandmarkingError
+        If no scan is left to train on or to stop by.
+    """
+    if not training or not validation:
+        raise LandmarkingError(f"{method.title} needs scans to train on and scans to stop by; check the folder.")
+    keep_freed_memory()
+    config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
+    recipe = Recipe(**config["recipe"])
+    if budget.epochs:
+        recipe = replace(recipe, epochs=budget.epochs)
+    task = TASKS[config["network"]](prepare_placed_scans(training), prepare_placed_scans(validation), recipe.seed)
+    network, _ = train(task, recipe, run, choose_device(device), budget.minutes)
+    return predictor_of(lambda points, normals: task.place(network, points, normals))
