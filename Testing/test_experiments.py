@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from test_training import person
 
 from training import cross_validate
-from training.experiments import tables
+from training.experiments import report, tables
 from training.experiments.folds import make_folds
 from training.experiments.landmark_shape_model import LandmarkShapeModel
 from training.experiments.predictions import Predictions
@@ -173,7 +173,23 @@ def test_predictions_survive_the_disk(tmp_path: Path) -> None:
         before.seconds,
         before.refused,
     )
-    assert np.array_equal(after.points, before.points) and np.array_equal(after.missing, before.missing)
+    assert np.array_equal(after.missing, before.missing)
+    for kept in ("points", "truth", "annotated", "deviations"):
+        assert np.abs(getattr(after, kept) - getattr(before, kept)).max() < 6e-4  # a micrometre
+
+
+def test_methods_on_fewer_folds_do_not_cut_the_others_short(tmp_path: Path) -> None:
+    for method, folds in (("pal-net", 3), ("template", 3), ("mvlm-style", 1), ("coarse", 1)):
+        (tmp_path / method).mkdir()
+        for number, predictions in enumerate(results_with(np.ones(3), method, folds).predictions):
+            predictions.save(tmp_path / method / f"fold-{number}.npz")
+    facts = {"data": "lab", "subjects": 18, "folds": 3, "protocol": "strict", "seed": 0, "commit": "x", "command": "y"}
+    report.write_report(tmp_path, tmp_path / "report", facts)
+    document = json.loads((tmp_path / "report" / "tables.json").read_text(encoding="utf-8"))
+    assert document["folds"] == {"template": [0, 1, 2], "pal-net": [0, 1, 2]}
+    assert [row["folds"] for row in document["table_1"]] == [3, 3]
+    assert [row["folds"] for row in document["table_1_all"]] == [1, 1, 1]
+    assert [row["folds"] for row in document["table_6"]] == [1, 1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +213,7 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
-    laboratory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    laboratory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["--data", str(laboratory), "--output", str(tmp_path), "--folds", "2", "--device", "cpu"]
     methods = ["--methods", "template", "shape-model", "coarse"]
@@ -218,6 +234,16 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
         assert (tmp_path / f"figure-{number}.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
     assert "8 subjects, 2 folds (strict protocol)" in text and "Table 4" in text
+
+    # The report can be made again from the predictions that are kept beside it.
+    kept = tmp_path / "kept"
+    cross_validate.main([*command, "--epochs", "1", "--methods", "template", "--report", str(kept)])
+    assert json.loads((kept / "predictions" / "facts.json").read_text(encoding="utf-8"))["subjects"] == 8
+    before = json.loads((kept / "tables.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr("sys.argv", ["report", str(kept / "predictions"), "--output", str(tmp_path / "again")])
+    report.main()
+    after = json.loads((tmp_path / "again" / "tables.json").read_text(encoding="utf-8"))
+    assert after["table_1"] == before["table_1"] and after["table_4"] == before["table_4"]
 
     with pytest.raises(SystemExit, match="another seed"):
         cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])

@@ -36,7 +36,7 @@ from .experiments.methods import (
 )
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
-from .experiments.report import write_report
+from .experiments.report import keep_predictions, write_report
 from .folder import AlignedScan, Subject, align_scans, find_subjects, read_landmark_files, scheme_of
 from .model_card import commit
 
@@ -85,7 +85,7 @@ def run(a: argparse.Namespace) -> None:
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
         "commit": commit(),
     }
-    write_report(a.output, a.report or a.output, facts, a.published)
+    _report(facts, a)
     for fold in folds:
         if a.folds_run is not None and fold.number not in a.folds_run:
             continue
@@ -100,7 +100,7 @@ def run(a: argparse.Namespace) -> None:
             )
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
-            write_report(a.output, a.report or a.output, facts, a.published)
+            _report(facts, a)
     _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
 
 
@@ -131,6 +131,12 @@ def _prepare(
     return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
 
 
+def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
+    write_report(a.output, a.report or a.output, facts, a.published)
+    if a.report:
+        keep_predictions(a.output, {**facts, "scans": ""}, a.report / "predictions")
+
+
 def _check_same(note: Path, settings: dict[str, object]) -> None:
     """A folder holds the results of one set of settings."""
     if note.exists():
@@ -147,7 +153,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with scans and landmark files")
     parser.add_argument("--output", type=Path, required=True, help="folder of runs, predictions and report")
-    parser.add_argument("--report", type=Path, help="folder of tables and figures (OUTPUT)")
+    parser.add_argument("--report", type=Path, help="folder of tables, figures and what they were made of (OUTPUT)")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(DEFAULT_METHODS), metavar="NAME")
     parser.add_argument("--ablations", action="store_true", help="the variants of the paper's Table 6 instead")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")

@@ -14,8 +14,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 
 from ..folder import find_subjects
-from .methods import ABLATIONS
-from .tables import Results, distance_errors, on_common_folds
+from .tables import Results, distance_errors
 
 REGIONS = ("midline", "right", "left")
 #: Points of a Bland-Altman picture; more would hide one another.
@@ -119,12 +118,6 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
         axes.set_axis_off()
     figure.axes[0].legend(fontsize=8, loc="lower left")
     _save(figure, path)
-
-
-def worth_drawing(results: Mapping[str, Results]) -> dict[str, Results]:
-    """The methods of a picture: not Table 6's variants, and on the folds that all of them have."""
-    chosen = {name: result for name, result in results.items() if name == "pal-net" or name not in ABLATIONS}
-    return on_common_folds(chosen)
 
 
 def _save(figure: Figure, path: Path) -> None:

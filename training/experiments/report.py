@@ -1,7 +1,13 @@
-"""Tables as Markdown and JSON, figures as PNG, each with what made them."""
+"""Tables as Markdown and JSON, figures as PNG, each with what made them.
+
+    python -m training.experiments.report training/reports/lafas-sim/predictions --output training/reports/lafas-sim
+
+makes a report again from the predictions that lie beside it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +16,14 @@ from typing import Any
 import pandas as pd
 
 from . import figures, tables
+from .predictions import Predictions
+
+#: In a folder of predictions: what the run was, as the report says it.
+FACTS = "facts.json"
 
 TITLES = {
     "table_1": "Table 1: point-wise and distance-wise error against the truth without annotator's scatter",
+    "table_1_all": "Table 1 with the peers, on the folds that every method has",
     "table_2": "Table 2: seconds per stage and subject, one scan at a time (medians)",
     "table_3": "Table 3: mean error of each landmark, mm (± SD of the folds' means)",
     "table_4": "Table 4: linear distances",
@@ -35,16 +46,17 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     if not results:
         return
     report.mkdir(parents=True, exist_ok=True)
-    compared = figures.worth_drawing(results)
-    main = compared or results
+    main, common = tables.on_most_folds(results), tables.on_common_folds(tables.without_variants(results))
+    histories = runs / "runs"
     made: dict[str, pd.DataFrame | None] = {
-        "table_1": tables.table_1(main, runs / "runs"),
+        "table_1": tables.table_1(main, histories),
+        "table_1_all": tables.table_1(common, histories) if len(common) > len(main) else None,
         "table_2": tables.table_2(main),
         "table_3": tables.table_3(main),
         "table_4": tables.table_4(main),
         "table_5": tables.table_5(main),
-        "table_6": tables.table_6(results, runs / "runs"),
-        "table_7": tables.table_7(main, runs / "runs"),
+        "table_6": tables.table_6(results, histories),
+        "table_7": tables.table_7(main, histories),
         "certainty": tables.certainty_table(main),
     }
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]
@@ -54,16 +66,20 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         parts += [f"## {TITLES[name]}", "", _markdown(table), ""]
         if published is not None:
             parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
-    if compared:
-        drawn = {name: result for name, result in compared.items() if name != "template"} or compared
-        figures.figure_4(drawn, report / "figure-4.png")
-        figures.figure_5(drawn, report / "figure-5.png")
-        figures.figure_6(compared, report / "figure-6.png")
-        for number, what in ((4, "error of inter-landmark distances"), (5, "Bland-Altman"), (6, "error per landmark")):
-            parts += [f"![Figure {number}: {what}](figure-{number}.png)", ""]
-        if facts.get("scans"):
-            figures.figure_7(drawn, Path(str(facts["scans"])), report / "figure-7.png")
-            parts += ["![Figure 7: prediction and truth](figure-7.png)", ""]
+    drawn = {name: result for name, result in main.items() if name != "template"} or main
+    figures.figure_4(drawn, report / "figure-4.png")
+    figures.figure_5(drawn, report / "figure-5.png")
+    figures.figure_6(common or main, report / "figure-6.png")
+    for number, what in (
+        (4, "error of inter-landmark distances"),
+        (5, "Bland-Altman"),
+        (6, f"error per landmark, {_folds(common or main)}"),
+    ):
+        parts += [f"![Figure {number}: {what}](figure-{number}.png)", ""]
+    if facts.get("scans") and Path(str(facts["scans"])).is_dir():
+        figures.figure_7(drawn, Path(str(facts["scans"])), report / "figure-7.png")
+    if (report / "figure-7.png").exists():
+        parts += ["![Figure 7: prediction and truth](figure-7.png)", ""]
     (report / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     document = {
         "facts": {key: value for key, value in facts.items() if key != "scans"},
@@ -79,14 +95,51 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         f"{facts['epochs']} epochs" if facts.get("epochs") else "",
     ]
     said = " and ".join(filter(None, budget)) or "the recipe's own stop"
-    first = next(iter(results.values()))
     return [
         f"Cohort {facts['data']}, {facts['subjects']} subjects, {facts['folds']} folds ({facts['protocol']} protocol); "
-        f"shown: fold{'s' * (len(first.numbers) > 1)} {', '.join(str(number + 1) for number in first.numbers)}. "
+        f"shown, where a table says nothing else: {_folds(results)}. "
         f"Budget of each training: {said}. Seed {facts['seed']}, commit {facts['commit']}.",
         "",
         f"`{facts['command']}`",
     ]
+
+
+def _folds(results: Mapping[str, tables.Results]) -> str:
+    numbers = next(iter(results.values())).numbers
+    return f"fold{'s' * (len(numbers) > 1)} {', '.join(str(number + 1) for number in numbers)}"
+
+
+def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
+    """Copy what a report is made of to ``kept``: predictions, how the trainings went, and ``facts``.
+
+    ``training.cross_validate`` takes up such a folder as its own.
+    """
+    for name in tables.load_results(runs):
+        for file in sorted((runs / name).glob("fold-?.npz")):
+            copy = kept / name / file.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
+                Predictions.load(file).save(copy)
+            history = runs / "runs" / f"{name}-{file.stem.split('-')[1]}" / "history.json"
+            if history.exists():
+                copy = kept / "runs" / history.parent.name / history.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                entries = json.loads(history.read_text(encoding="utf-8"))
+                short = [{key: float(f"{value:.4g}") for key, value in entry.items()} for entry in entries]
+                copy.write_text(json.dumps(short), encoding="utf-8")
+    (kept / FACTS).write_text(json.dumps(dict(facts), indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    """Make a report again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("predictions", type=Path, help="folder that training.cross_validate --report left")
+    parser.add_argument("--output", type=Path, required=True, help="folder of tables and figures")
+    parser.add_argument("--scans", type=Path, help="folder of the cohort, for figure 7")
+    parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
+    a = parser.parse_args()
+    facts = json.loads((a.predictions / FACTS).read_text(encoding="utf-8"))
+    write_report(a.predictions, a.output, {**facts, "scans": str(a.scans or "")}, a.published)
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -118,3 +171,7 @@ def _published(name: str, paper: Mapping[str, Any]) -> list[str]:
     else:
         return []
     return ["Measured elsewhere, on other data (PAL-Net, arXiv 2510.00910):", "", *head, *lines, ""]
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,20 @@ def on_common_folds(results: Mapping[str, Results]) -> dict[str, Results]:
     return cut if common else {}
 
 
+def without_variants(results: Mapping[str, Results]) -> dict[str, Results]:
+    """Without Table 6's variants of PAL-Net."""
+    return {name: result for name, result in results.items() if name == "pal-net" or name not in ABLATIONS}
+
+
+def on_most_folds(results: Mapping[str, Results]) -> dict[str, Results]:
+    """The methods, without Table 6's variants, that were run on more folds than the others, on the folds that they
+    share."""
+    chosen = without_variants(results) or dict(results)
+    most = max(len(result.numbers) for result in chosen.values())
+    widest = {name: result for name, result in chosen.items() if len(result.numbers) == most}
+    return on_common_folds(widest) or widest
+
+
 def distance_errors(points: Array, truth: Array) -> Array:
     """(n, L, L) absolute errors of all inter-landmark distances, mm; NaN on the diagonal and where unknown."""
     found = np.linalg.norm(points[:, :, None] - points[:, None], axis=3)
