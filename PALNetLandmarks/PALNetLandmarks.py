@@ -62,11 +62,12 @@ def registerSampleData():
 class PALNetLandmarksParameterNode:
     """What the panel is set to; saved with the scene.
 
-    ``segmentId`` matters where ``source`` is a segmentation. ``device``, ``surface``, ``weights`` (empty: bundled) and
-    ``replaceCorrected`` as in ``PALNetLandmarksMRML.place_landmarks.Settings``. Sizes in per cent of the view.
+    ``source`` may be empty: a union has to name None for that. ``segmentId`` matters where it is a segmentation.
+    ``device``, ``surface``, ``weights`` (empty: bundled) and ``replaceCorrected`` as in
+    ``PALNetLandmarksMRML.place_landmarks.Settings``. Sizes in per cent of the view.
     """
 
-    source: Union[vtkMRMLModelNode, vtkMRMLSegmentationNode]
+    source: Union[vtkMRMLModelNode, vtkMRMLSegmentationNode, None]
     segmentId: str = ""
     replaceCorrected: bool = False
     snapToSurface: bool = True
