@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.scheme import load_scheme
 
 metrics = pytest.importorskip("training.benchmarks.metrics")
 
@@ -86,6 +87,22 @@ def test_calibration_of_deviations_that_rank_the_errors() -> None:
     assert figures["most_certain_mm"] == 1.5
     assert figures["least_certain_mm"] == 9.5
     assert figures["within_95"] == 0  # each error is ten deviations
+
+
+@pytest.mark.parametrize(("hidden_scale", "met"), [(1.0, True), (3.0, False)])
+def test_certainty_is_asked_of_each_group(hidden_scale: float, met: bool) -> None:
+    """Honest deviations pass; those of landmarks that the scans do not show are judged on their own."""
+    rng, scheme = np.random.default_rng(4), load_scheme()
+    deviations = np.exp(rng.normal(0, 1.0, (2000, len(scheme))))
+    errors = np.linalg.norm(rng.normal(0, 1, (*deviations.shape, 3)), axis=2) * deviations
+    hidden = rng.random(deviations.shape) < 0.05
+    accuracy = pytest.importorskip("training.benchmarks.accuracy")
+    row = accuracy.certainty_row(
+        np.where(hidden, np.nan, errors), np.where(hidden, hidden_scale * errors, np.nan), deviations, scheme
+    )
+    assert row.met is met
+    assert row.details["all"]["within_95"] == pytest.approx(0.95, abs=0.005)
+    assert set(row.details) == {"all", "ears", "trichion", "not on the scan"}
 
 
 def test_subdivision_keeps_the_surface_and_counts_what_it_makes() -> None:

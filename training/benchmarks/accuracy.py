@@ -26,6 +26,7 @@ from .work import detector, reference, spread_work
 
 MEAN_TARGET_MM = 1.5
 INNER_TARGET_MM = 1.0
+WITHIN_95_TARGET = (0.93, 0.97)
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
     if not done:
         return [Row("point-wise error", "≤ 1.5 mm", "every capture was refused", False, len(measured))]
     visible, missing = np.array([one.visible for one in done]), np.array([one.missing for one in done])
-    errors = np.where(visible, np.array([one.errors for one in done]), np.nan)
+    raw = np.array([one.errors for one in done])
+    errors = np.where(visible, raw, np.nan)
     template = np.where(visible, np.array([one.template_errors for one in done]), np.nan)
     deviations = np.array([one.deviations for one in done])
     inner = inner_landmarks(scheme)
     rates = missing_rates(visible, missing)
-    certainty = calibration(errors, deviations)
     not_done = [one for one in measured if one.errors is None]
     refused = [{"capture": one.capture, "message": one.message} for one in not_done if not one.hopeless]
     hopeless = [{"capture": one.capture, "why": one.hopeless} for one in not_done if one.hopeless]
@@ -116,16 +117,38 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
             len(measured),
             rates,
         ),
-        Row(
-            "standard deviations that go with the landmarks",
-            "—",
-            f"truth within the 95 % region in {100 * certainty['within_95']:.1f} %; most certain fifth "
-            f"{certainty['most_certain_mm']:.2f} mm, least certain {certainty['least_certain_mm']:.2f} mm",
-            None,
-            len(measured),
-            certainty,
-        ),
+        certainty_row(errors, np.where(visible, np.nan, raw), deviations, scheme),
     ]
+
+
+def certainty_row(errors: Array, hidden_errors: Array, deviations: Array, scheme: LandmarkScheme) -> Row:
+    """What the standard deviations are worth: over all landmarks that the scans show, and where it is hard.
+
+    ``errors`` and ``hidden_errors`` (n, L) are of landmarks that a scan shows and that it does not, else NaN.
+    """
+    tragion = ("T_R", "T_L")
+    ears = [i for i, one in enumerate(scheme.landmarks) if one.region == "ears" and one.label not in tragion]
+    trichion = [scheme.labels.index("Tr")]
+    told = {
+        "all": calibration(errors, deviations),
+        "ears": calibration(errors[:, ears], deviations[:, ears]),
+        "trichion": calibration(errors[:, trichion], deviations[:, trichion]),
+        "not on the scan": calibration(hidden_errors, deviations),
+    }
+    low, high = WITHIN_95_TARGET
+    met = all(low <= group["within_95"] <= high for group in told.values() if np.isfinite(group["within_95"]))
+    spread = told["all"]["most_certain_mm"] <= 0.5 * told["all"]["least_certain_mm"]
+    inside = ", ".join(f"{name} {100 * group['within_95']:.1f} %" for name, group in told.items())
+    return Row(
+        "standard deviations that go with the landmarks",
+        f"truth within the 95 % region in {100 * low:.0f} to {100 * high:.0f} % of each group; error of the most "
+        "certain fifth at most half of the least certain fifth's",
+        f"within the 95 % region: {inside}; most certain fifth {told['all']['most_certain_mm']:.2f} mm, least certain "
+        f"{told['all']['least_certain_mm']:.2f} mm",
+        bool(met and spread),
+        len(errors),
+        told,
+    )
 
 
 def palnet_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:

@@ -18,7 +18,7 @@ from .metrics import Array, spread
 from .row import Row, Settings
 from .work import detector, spread_work
 
-TARGET_MM = 0.3
+TARGET_MM = 0.1
 
 
 def measure_repeatability(settings: Settings) -> list[Row]:
@@ -51,7 +51,7 @@ def repeatability_row(name: str, found: list[Array], poses: int) -> Row:
         f"square {rms.max():.3f} mm" + (f"; {refused} refused" if refused else ""),
         bool(largest.max() <= TARGET_MM) and not refused,
         poses,
-        {"landmarks": details, "refused": refused, "over_0.3_mm": int((largest > TARGET_MM).sum())},
+        {"landmarks": details, "refused": refused, "over_target": int((largest > TARGET_MM).sum())},
     )
 
 

@@ -23,7 +23,7 @@ from ..simulation.surfaces import compact, find_edges, split_triangles
 from ..write_ply import write_ply
 from .row import Row, Settings
 
-PIPELINE_TARGET_SECONDS = 1.0
+PIPELINE_TARGET_SECONDS = 0.6
 COLD_TARGET_SECONDS, COLD_TARGET_BYTES = 2.4, 400e6
 LARGE_TARGET_SECONDS, LARGE_TARGET_BYTES = 15.0, 4 * 2**30
 
