@@ -157,11 +157,13 @@ def test_a_finished_cohort_says_how_it_was_made(cohort: Path, tmp_path: Path) ->
     for index in range(3):
         for suffix in (".ply", ".mrk.json"):
             (tmp_path / f"test-{index:05d}{suffix}").write_text("there already", encoding="utf-8")
-    make_cohort(SMALL, "test", 3, tmp_path / "no-model-needed", tmp_path, workers=1)
+    (tmp_path / "test-00002.mrk.json").rename(tmp_path / "test-00002.txt")
+    make_cohort(SMALL, "test", 2, tmp_path / "no-model-needed", tmp_path, workers=1)
+    make_subject(2, SMALL, "test", tmp_path / "no-model-needed", tmp_path, suffix=".txt")
     document = json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))
     assert document["cohort"] == "any-device"
     assert document["split"] == "test"
-    assert document["subjects"] == 3  # as made, not as the plan has it by default
+    assert document["subjects"] == 2  # as made, not as the plan has it by default
     assert document["scheme"] == "lafas50"
     assert len(list(tmp_path.iterdir())) == 7
     assert all(path.read_text(encoding="utf-8") == "there already" for path in tmp_path.glob("test-*"))

@@ -167,6 +167,15 @@ def test_lafas_text(tmp_path: Path) -> None:
     assert landmarks.defined.tolist() == [True, True, False]
 
 
+def test_lafas_text_is_written_as_it_is_read(tmp_path: Path) -> None:
+    points = np.array([[1.25, -2.5, 30.0], [np.nan] * 3, [4.0, 5.0, -6.1234]])
+    write_landmarks(tmp_path / "subject.txt", LandmarkSet(("N", "Tr", "Ex_R"), points))
+    assert (tmp_path / "subject.txt").read_text(encoding="utf-8").startswith("N\t(1.2500,-2.5000,30.0000)\n")
+    landmarks = read_landmarks(tmp_path / "subject.txt")
+    assert landmarks.labels == ("N", "Ex_R")  # the format knows no undefined ones
+    np.testing.assert_allclose(landmarks.points, points[[0, 2]], atol=1e-4)
+
+
 def test_markups_of_other_programs(tmp_path: Path) -> None:
     point = {"label": "N", "position": [1000.0, 2000.0, 3000.0]}
     markups = [

@@ -86,13 +86,17 @@ def load_simulator(model_folder: Path, scheme: str) -> CaptureSimulator:
     return CaptureSimulator(HeadModel(model_folder, scheme))
 
 
-def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, output: Path) -> str:
+def make_subject(
+    index: int, plan: CohortPlan, split: str, model_folder: Path, output: Path, suffix: str = ".mrk.json"
+) -> str:
     """Make one subject's files in ``output`` unless they exist; returns the subject's name.
+
+    ``suffix`` is that of the landmark files.
 
     The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
     """
     name = f"{split}-{index:05d}"
-    if (output / f"{name}.{'mrk.json' if plan.meshes else 'prepared.npz'}").exists():
+    if (output / f"{name}{suffix if plan.meshes else '.prepared.npz'}").exists():
         return name
     simulator = load_simulator(model_folder, plan.scheme)
     capture, rng = draw_capture(simulator, plan, split, index)
@@ -117,16 +121,24 @@ def make_subject(index: int, plan: CohortPlan, split: str, model_folder: Path, o
     if plan.annotator_noise:
         (output / TRUTH).mkdir(exist_ok=True)
         write_landmarks(output / TRUTH / f"{name}.mrk.json", LandmarkSet(capture.labels, exact))
-    write_landmarks(output / f"{name}.mrk.json", LandmarkSet(capture.labels, landmarks))
+    write_landmarks(output / f"{name}{suffix}", LandmarkSet(capture.labels, landmarks))
     return name
 
 
-def make_cohort(plan: CohortPlan, split: str, subjects: int, model_folder: Path, output: Path, workers: int) -> None:
+def make_cohort(
+    plan: CohortPlan,
+    split: str,
+    subjects: int,
+    model_folder: Path,
+    output: Path,
+    workers: int,
+    suffix: str = ".mrk.json",
+) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
     description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output)
+    work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
         for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
@@ -141,9 +153,11 @@ def main() -> None:
     parser.add_argument("--split", choices=sorted(SPLITS), default="train")
     parser.add_argument("--subjects", type=int, help="as many as the cohort has, if not given")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--landmarks", choices=[".mrk.json", ".fcsv", ".txt"], default=".mrk.json", metavar="SUFFIX",
+                        help="of the landmark files: .mrk.json, .fcsv or .txt (as LAFAS has them)")  # fmt: skip
     a = parser.parse_args()
     plan = PLANS[a.cohort]
-    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers)
+    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks)
 
 
 if __name__ == "__main__":

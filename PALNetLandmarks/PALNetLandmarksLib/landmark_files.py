@@ -106,11 +106,12 @@ class LandmarkSet:
 
 
 def write_landmarks(path: Union[str, Path], landmarks: LandmarkSet) -> None:
-    """Write landmarks; the suffix says how: ``.mrk.json`` or ``.json``, ``.fcsv`` (both for Slicer) or ``.csv``.
+    """Write landmarks; the suffix says how: ``.mrk.json`` or ``.json``, ``.fcsv`` (both for Slicer), ``.csv``, or
+    ``.txt`` as LAFAS has it.
 
     Slicer shows the points on top of the model whatever the model's unit, as it takes the numbers of both for
     millimetres. Landmarks that are not defined are listed without a position in ``.mrk.json`` and ``.csv`` and left out
-    of ``.fcsv``, which knows no such thing. The file appears whole or not at all.
+    of ``.fcsv`` and ``.txt``, which know no such thing. The file appears whole or not at all.
 
     Raises
     ------
@@ -127,8 +128,10 @@ def write_landmarks(path: Union[str, Path], landmarks: LandmarkSet) -> None:
         text = _fcsv(landmarks)
     elif suffix == ".csv":
         text = _csv(landmarks)
+    elif suffix == ".txt":
+        text = _lafas(landmarks)
     else:
-        raise ValueError(f"'{path.name}' should end in .mrk.json, .fcsv or .csv")
+        raise ValueError(f"'{path.name}' should end in .mrk.json, .fcsv, .csv or .txt")
     write_atomically(path, text.encode("utf-8"))
 
 
@@ -250,6 +253,14 @@ def _csv(landmarks: LandmarkSet) -> str:
             ]
         )
     return stream.getvalue()
+
+
+def _lafas(landmarks: LandmarkSet) -> str:
+    return "".join(
+        f"{label}\t({x:.4f},{y:.4f},{z:.4f})\n"
+        for label, (x, y, z), defined in zip(landmarks.labels, landmarks.points, landmarks.defined)
+        if defined
+    )
 
 
 def _one_line(text: str) -> str:
