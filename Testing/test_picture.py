@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PALNetLandmarksLib import picture
+from PALNetLandmarksLib.certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
 from PALNetLandmarksLib.mesh import TriangleMesh
-from PALNetLandmarksLib.picture import CERTAINTY_CLASSES, render_detection
+from PALNetLandmarksLib.picture import render_detection
 from PIL import Image
 
 # On the egg: tip of the nose, forehead, both "ears", the back of the head.
@@ -44,7 +45,7 @@ def draw(mesh: TriangleMesh, detection: Drawable, path: Path) -> np.ndarray:
 
 def spots(pixels: np.ndarray, certainty: int) -> np.ndarray:
     """(n, 2) column and row of the dots of one class of certainty in the panels (the key below left out)."""
-    wanted = np.abs(pixels[:-50] - CERTAINTY_CLASSES[certainty][1]).max(axis=2) <= 2
+    wanted = np.abs(pixels[:-50] - CERTAINTY_CLASSES[certainty].colour).max(axis=2) <= 2
     rows, columns = np.nonzero(wanted)
     groups: list[list[tuple[int, int]]] = []
     for spot in sorted(zip(columns.tolist(), rows.tolist())):
@@ -122,13 +123,23 @@ def test_missing_landmarks_are_listed_and_not_drawn(make_head, tmp_path):
     assert len(pixels) > len(whole), "there is one more line, with the missing label"
 
 
+def test_classes_of_certainty_meet_without_a_gap():
+    limits = [one.limit_mm for one in CERTAINTY_CLASSES]
+    assert limits == sorted(limits) and np.isinf(limits[-1])
+    for one, following in zip(CERTAINTY_CLASSES, CERTAINTY_CLASSES[1:]):
+        assert certainty_class(one.limit_mm) is one
+        assert certainty_class(np.nextafter(one.limit_mm, np.inf)) is following
+    assert certainty_class(0.0) is CERTAINTY_CLASSES[0]
+    assert certainty_class(float("nan")) is UNKNOWN_CERTAINTY
+
+
 def test_unknown_certainty_has_a_colour_of_its_own(make_head, tmp_path):
     unknown = Drawable(standard_deviation_mm=np.array([0.5, 1.5, np.nan, 3.5, 0.5]))
     pixels = draw(make_head(), unknown, tmp_path / "unknown.png")
     assert len(spots(pixels, 2)) == 0
     assert len(spots(pixels, 3)) == 2
     key = pixels[-50:]
-    grey = np.array(picture.UNKNOWN_CERTAINTY[0])
+    grey = np.array(UNKNOWN_CERTAINTY.colour)
     assert (np.abs(key - grey).max(axis=2) <= 1).sum() > 20
 
 

@@ -387,7 +387,7 @@ def _missing(detection: "Detection") -> list[str]:
 
 
 def _uncertain(detection: "Detection") -> list[str]:
-    from .picture import UNCERTAIN_ABOVE_MM
+    from .certainty import UNCERTAIN_ABOVE_MM
 
     rows = zip(detection.labels, detection.standard_deviation_mm, detection.missing)
     return [label for label, deviation, gone in rows if deviation > UNCERTAIN_ABOVE_MM and not gone]
@@ -395,7 +395,7 @@ def _uncertain(detection: "Detection") -> list[str]:
 
 def _show(result: _Result) -> None:
     """A few lines on one scan for people."""
-    from .picture import UNCERTAIN_ABOVE_MM
+    from .certainty import UNCERTAIN_ABOVE_MM
 
     detection = result.detection
     assert detection is not None

@@ -16,24 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import UNITS
+from .certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
 from .mesh import TriangleMesh
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
-
-#: Upper limit of the standard deviation in mm, colour, and text of each class of certainty. The colours stay apart for
-#: viewers with colour-vision deficiency (after the palette of Okabe and Ito).
-CERTAINTY_CLASSES = (
-    (1.0, (0, 114, 178), "below 1 mm"),
-    (2.0, (0, 158, 115), "1 to 2 mm"),
-    (3.0, (240, 190, 30), "2 to 3 mm"),
-    (np.inf, (213, 74, 0), "above 3 mm: check"),
-)
-#: A landmark whose standard deviation exceeds this many mm is called uncertain: the last class above.
-UNCERTAIN_ABOVE_MM = CERTAINTY_CLASSES[-2][0]
-
-#: Colour and text where the network says no standard deviation (PAL-Net as published).
-UNKNOWN_CERTAINTY = ((120, 126, 134), "unknown")
 
 PIXELS_PER_MM = 2.3
 SUPERSAMPLING = 2
@@ -380,7 +367,7 @@ def _draw_panel(
     _draw_labels(pen, spots, visible, detection.labels, gutter, width, (heading, height + heading))
     radius = 3.3 * SUPERSAMPLING
     for i in visible[np.argsort(spots[visible, 2])]:
-        colour = _certainty_colour(float(detection.standard_deviation_mm[i]))
+        colour = certainty_class(float(detection.standard_deviation_mm[i])).colour
         _draw_dot(pen, spots[i, 0], spots[i, 1], radius, colour)
     return panel
 
@@ -454,15 +441,6 @@ def _spread(wanted: NDArray[np.float64], spacing: float, lowest: float, highest:
     return np.clip(level, lowest, highest - offsets[-1]) + offsets
 
 
-def _certainty_colour(standard_deviation_mm: float) -> tuple[int, int, int]:
-    if np.isnan(standard_deviation_mm):
-        return UNKNOWN_CERTAINTY[0]
-    for limit, colour, _ in CERTAINTY_CLASSES[:-1]:
-        if standard_deviation_mm <= limit:
-            return colour
-    return CERTAINTY_CLASSES[-1][1]
-
-
 def _draw_dot(pen: ImageDraw.ImageDraw, column: float, row: float, radius: float, colour: tuple[int, int, int]) -> None:
     rim = radius + 1.0 * SUPERSAMPLING
     pen.ellipse((column - rim, row - rim, column + rim, row + rim), fill=(255, 255, 255))
@@ -500,11 +478,11 @@ def _compose(panels: list[Image.Image], detection: DrawableDetection) -> Image.I
     heading = "Standard deviation: "
     pen.text((margin, row), heading, fill=INK, font=font, anchor="lm")
     at = margin + pen.textlength(heading, font=font) + 8 * unit
-    key = [(colour, text) for _, colour, text in CERTAINTY_CLASSES]
-    for colour, text in [*key, UNKNOWN_CERTAINTY] if np.isnan(detection.standard_deviation_mm).any() else key:
-        _draw_dot(pen, at, row, 4 * unit, colour)
-        pen.text((at + 9 * unit, row), text, fill=INK, font=font, anchor="lm")
-        at += pen.textlength(text, font=font) + 32 * unit
+    unknown = np.isnan(detection.standard_deviation_mm).any()
+    for one in (*CERTAINTY_CLASSES, UNKNOWN_CERTAINTY) if unknown else CERTAINTY_CLASSES:
+        _draw_dot(pen, at, row, 4 * unit, one.colour)
+        pen.text((at + 9 * unit, row), one.text, fill=INK, font=font, anchor="lm")
+        at += pen.textlength(one.text, font=font) + 32 * unit
     bar = 50 * PIXELS_PER_MM * unit
     right = width - margin
     pen.line([(right - bar, row), (right, row)], fill=INK, width=2 * unit)
