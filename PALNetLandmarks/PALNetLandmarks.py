@@ -53,6 +53,11 @@ def registerSampleData():
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="PALNetLandmarks",
         sampleName=SAMPLE_NAME,
+        # Nothing is downloaded, but Slicer refuses a source without address and file name.
+        uris=(Path(__file__).resolve().parent / "Resources" / "SampleScan.ply").as_uri(),
+        fileNames="PALNetLandmarksFace.ply",
+        nodeNames=SAMPLE_NAME,
+        loadFileType="ModelFile",
         thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "PALNetLandmarks.png"),
         customDownloader=lambda source: PALNetLandmarksLogic().loadSample(),
     )
@@ -88,7 +93,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         self.logic = None
         self._parameterNode = None
-        self._parameterNodeGuiTag = None
+        #: Widgets are being set to the parameters, not by the user.
+        self._showing = False
         self._run = None
         self._table = None
         self._landmarks = None
@@ -129,10 +135,21 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorch)
         self.ui.searchEdit.connect("textChanged(QString)", self._table.search)
+        # By hand instead of connectGui: up to Slicer 5.10, disconnectGui leaves the panel's widgets connected (Slicer's
+        # issue 7547), and an observer on the node that crashes Slicer once the panel is gone (pull request 9063).
+        self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onSourceChosen)
+        for name, slider in self._sliders().items():
+            slider.connect("valueChanged(double)", lambda value, name=name: self._setParameter(name, value))
+        for name, checkBox in self._checkBoxes().items():
+            checkBox.connect("toggled(bool)", lambda checked, name=name: self._setParameter(name, checked))
         self.ui.segmentSelector.connect("currentIndexChanged(int)", self.onSegmentChosen)
         self.ui.deviceSelector.connect("currentIndexChanged(int)", self.onDeviceChosen)
         self.ui.surfaceSelector.connect("currentIndexChanged(int)", self.onSurfaceChosen)
         self.ui.weightsSelector.connect("currentPathChanged(QString)", self.onWeightsChosen)
+        # The selector itself does not tell that it was emptied.
+        for edit in slicer.util.findChildren(self.ui.weightsSelector, className="QLineEdit"):
+            edit.clearButtonEnabled = True
+            edit.connect("textChanged(QString)", self.onWeightsTyped)
         for group, checkBox in self._groupCheckBoxes().items():
             checkBox.setToolTip(_("Show or hide the landmarks of this group: {group}.").format(group=group))
             checkBox.connect("toggled(bool)", self._showGroups)
@@ -177,13 +194,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameterNode.source = first
 
     def _setParameterNode(self, parameterNode):
+        # The MRML node is observed, not its wrapper: VTKObservationMixin never lets go of what it observed.
+        event, method = vtk.vtkCommand.ModifiedEvent, self._onParametersChanged
         if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+            self.removeObserver(self._parameterNode.parameterNode, event, method)
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+            # After the wrapper, which reads its values anew on the same event: VTK calls what came first last.
+            self.addObserver(parameterNode.parameterNode, event, method, priority=-1.0)
             self._onParametersChanged()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -204,11 +222,32 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ):
             self.ui.surfaceSelector.addItem(text, value)
 
+    def _sliders(self):
+        """The sliders by the parameters that they show."""
+        return {
+            "pointSize": self.ui.pointSizeSlider,
+            "labelSize": self.ui.labelSizeSlider,
+            "opacity": self.ui.opacitySlider,
+        }
+
+    def _checkBoxes(self):
+        """The check boxes by the parameters that they show."""
+        return {"snapToSurface": self.ui.snapCheckBox, "replaceCorrected": self.ui.replaceCheckBox}
+
     def _onParametersChanged(self, caller=None, event=None):
         parameters = self._parameterNode
         if parameters is None:
             return
         source = parameters.source
+        self._showing = True
+        try:
+            self.ui.inputSelector.setCurrentNode(source)
+            for name, slider in self._sliders().items():
+                slider.value = getattr(parameters, name)
+            for name, checkBox in self._checkBoxes().items():
+                checkBox.checked = getattr(parameters, name)
+        finally:
+            self._showing = False
         self._showSegments(source)
         for selector, value in (
             (self.ui.deviceSelector, parameters.device),
@@ -245,6 +284,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if ids and index != selector.currentIndex:
             selector.setCurrentIndex(index)
 
+    def _setParameter(self, name, value):
+        """Take over what the user set a widget to."""
+        if self._parameterNode is not None and not self._showing:
+            setattr(self._parameterNode, name, value)
+
+    def onSourceChosen(self, node):
+        self._setParameter("source", node)
+
     def onSegmentChosen(self, index):
         if self._parameterNode is not None and index >= 0:
             self._parameterNode.segmentId = self.ui.segmentSelector.itemData(index)
@@ -256,6 +303,10 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSurfaceChosen(self, index):
         if self._parameterNode is not None:
             self._parameterNode.surface = self.ui.surfaceSelector.itemData(index)
+
+    def onWeightsTyped(self, text):
+        if not text:
+            self.onWeightsChosen("")
 
     def onWeightsChosen(self, path):
         """Check a site's own weights before they are used."""

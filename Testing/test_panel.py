@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -199,14 +202,76 @@ def test_a_misspelt_property_is_an_error(panel: Any) -> None:
 def test_the_sample_is_offered(panel: Any) -> None:
     import SampleData
 
-    node = SampleData.SampleDataLogic.sources["PALNetLandmarksFace"]["download"](None)
+    source = SampleData.SampleDataLogic.sources["PALNetLandmarksFace"]
+    assert Path(url2pathname(urlparse(source["uri"]).path)).is_file()
+    node = source["download"](None)
     assert node.GetPolyData().GetNumberOfPoints() > 5000
 
 
-def test_self_test(panel: Any) -> None:
-    test = sys.modules["PALNetLandmarks"].PALNetLandmarksTest()
-    test.runTest()
-    assert test.messages[-1] == "Test passed"
+def test_self_test(panel: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        slicer.selfTests["PALNetLandmarks"](msec=0)
+    assert "Test passed" in caplog.messages
+
+
+def test_parameters_and_widgets_follow_each_other(loaded: Any) -> None:
+    ui, parameters = loaded.ui, loaded.logic.getParameterNode()  # as a script gets them
+    source = parameters.source
+    assert ui.inputSelector.currentNode() is source
+    parameters.pointSize, parameters.opacity, parameters.replaceCorrected = 4.5, 0.3, True
+    assert (ui.pointSizeSlider.value, ui.opacitySlider.value, ui.replaceCheckBox.checked) == (4.5, 0.3, True)
+    for name, slider in (("pointSize", ui.pointSizeSlider), ("labelSize", ui.labelSizeSlider)):
+        for end in (slider.minimum, slider.maximum):
+            slider.value = end
+            assert getattr(parameters, name) == end
+    parameters.source = None
+    assert ui.inputSelector.currentNode() is None
+    assert not ui.detectButton.enabled
+    ui.inputSelector.setCurrentNode(source)
+    assert parameters.source is source
+    assert ui.detectButton.enabled
+    slicer.mrmlScene.RemoveNode(source)
+    assert parameters.source is None
+    assert not ui.detectButton.enabled
+
+
+def test_a_closed_panel_and_the_parameters_part(loaded: Any) -> None:
+    parameters = loaded.logic.getParameterNode()
+    for _ in range(3):
+        loaded.exit()
+        loaded.enter()
+    loaded.cleanup()
+    gc.collect()  # Slicer crashes if the node still has observers of what is collected here
+    parameters.pointSize = 5.0
+    assert loaded.ui.pointSizeSlider.value == 2.0
+    loaded.ui.labelSizeSlider.value = 7.0
+    loaded.ui.inputSelector.setCurrentNode(None)
+    assert parameters.labelSize == 2.5
+    assert parameters.source is not None
+
+
+def test_a_scene_brings_its_parameters_back(loaded: Any, tmp_path: Path) -> None:
+    loaded._parameterNode.pointSize = 3.5
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    slicer.mrmlScene.Commit()
+    slicer.mrmlScene.Clear(False)
+    assert loaded.ui.pointSizeSlider.value == 2.0
+    assert loaded._parameterNode.source is None
+    slicer.mrmlScene.Connect()
+    assert loaded.ui.pointSizeSlider.value == 3.5
+    assert loaded._parameterNode.source.GetName() == "PALNetLandmarksFace"
+    assert loaded.ui.inputSelector.currentNode() is loaded._parameterNode.source
+
+
+class UnionWithoutNone:
+    source: Union[slicer.vtkMRMLModelNode, slicer.vtkMRMLSegmentationNode]
+
+
+def test_a_union_of_nodes_is_never_empty_without_none(application: Any) -> None:
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+    with pytest.raises(TypeError):
+        parameterNodeWrapper(UnionWithoutNone)(slicer.vtkMRMLScriptedModuleNode())
 
 
 def detected(panel: Any) -> Any:
@@ -363,6 +428,18 @@ def test_a_folder_that_cannot_be_written_is_said(loaded: Any, tmp_path: Path) ->
     loaded.exportLandmarks(str(tmp_path / "file" / "anna.mrk.json"))
     assert "anna.mrk.json" in loaded.ui.statusLabel.text
     assert loaded.ui.statusLabel.text.count(".") <= 4
+
+
+def test_an_emptied_path_stands_for_the_bundled_weights(loaded: Any, tmp_path: Path) -> None:
+    from PALNetLandmarksLib.resources import resource_path
+
+    path = tmp_path / "mine.safetensors"
+    for suffix in ("", ".sha256"):
+        Path(f"{path}{suffix}").write_bytes(Path(f"{resource_path('Weights.safetensors')}{suffix}").read_bytes())
+    loaded.ui.weightsSelector.currentPath = str(path)
+    assert loaded._parameterNode.weights == str(path)
+    loaded.ui.weightsSelector.currentPath = ""
+    assert loaded._parameterNode.weights == ""
 
 
 def test_weights_of_another_scheme_are_refused(loaded: Any, tmp_path: Path) -> None:

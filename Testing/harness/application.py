@@ -96,9 +96,22 @@ class _SampleDataLogic:
 
     @staticmethod
     def registerCustomSampleDataSource(
-        category: str, sampleName: str, thumbnailFileName: str | None = None, customDownloader: Any = None
+        category: str,
+        sampleName: str,
+        uris: str | None = None,
+        fileNames: str | None = None,
+        nodeNames: str | None = None,
+        customDownloader: Any = None,
+        thumbnailFileName: str | None = None,
+        loadFileType: str = "VolumeFile",
     ) -> None:
+        if not (isinstance(uris, str) and isinstance(fileNames, str)):
+            raise TypeError("Slicer cannot do without addresses and file names, even where nothing is downloaded")
         _SampleDataLogic.sources[sampleName] = {
+            "uri": uris,
+            "file": fileNames,
+            "node": nodeNames,
+            "type": loadFileType,
             "category": category,
             "thumbnail": thumbnailFileName,
             "download": customDownloader,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
+
+import qt
 from PySide6.QtCore import Property, Qt, Signal
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QLineEdit, QSlider, QToolButton, QWidget
+from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QSlider, QToolButton, QWidget
 
 from .qt_like_pythonqt import install_properties
 
@@ -111,7 +115,7 @@ class ctkSliderWidget(QWidget):
 
 
 class ctkPathLineEdit(QWidget):
-    """A line with a path."""
+    """A line with a path. As CTK's, it tells paths that fit its filters alone, and so not that it was emptied."""
 
     currentPathChanged = Signal(str)
 
@@ -119,9 +123,14 @@ class ctkPathLineEdit(QWidget):
         super().__init__(parent)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        self._edit, self._filters = QLineEdit(self), []
+        self._edit, self._filters = qt.QLineEdit(self), []
         layout.addWidget(self._edit)
-        self._edit.textChanged.connect(self.currentPathChanged.emit)
+        self._edit.textChanged.connect(self._on_text)
+
+    def _on_text(self, text: str) -> None:
+        patterns = re.findall(r"\*\.\w+", " ".join(self._filters)) or ["?*"]
+        if any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns):
+            self.currentPathChanged.emit(text)
 
     def _get_path(self) -> str:
         return self._edit.property("text")

@@ -1,17 +1,21 @@
-"""Stand-in for ``slicer.parameterNodeWrapper``: typed attributes of a parameter node, bound to widgets."""
+"""Stand-in for ``slicer.parameterNodeWrapper``: typed parameters of a parameter node, as strict as Slicer's.
+
+Nothing is bound to widgets here: the module does that itself (see ``PALNetLandmarksWidget.setup``).
+"""
 
 from __future__ import annotations
 
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import slicer
 import vtk
-from PySide6 import QtWidgets
 
-PROPERTY = "SlicerParameterName"
+#: What Slicer's decorator adds to the class; parameters cannot have these names.
+_RESERVED = ("allParameters", "default", "isCached", "dataType", "getValue", "setValue", "connectGui", "disconnectGui")
 
 
 @dataclass(frozen=True)
@@ -26,134 +30,100 @@ class WithinRange:
             raise ValueError(f"{value} is not within {self.minimum} and {self.maximum}")
 
 
-@dataclass(frozen=True)
 class _Parameter:
-    name: str
-    kinds: tuple[type, ...]
-    bounds: WithinRange | None
-    default: Any
+    """One parameter; that of a union is kept under a name of its own for each type, as Slicer does."""
 
-    @property
-    def is_node(self) -> bool:
-        return issubclass(self.kinds[0], slicer.vtkMRMLNode)
+    def __init__(self, kind: type, name: str, hint: Any) -> None:
+        self.bounds = None
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, self.bounds = typing.get_args(hint)
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        self.name = name
+        self.kinds = typing.get_args(hint) if union else (hint,)
+        self.keys = [f"{name}.{i}" for i in range(len(self.kinds))] if union else [name]
+        for one in self.kinds:
+            if not (one in (str, bool, float, type(None)) or _is_node(one)):
+                raise TypeError(f"The harness has no parameters of type {one}")
+        # Slicer's default for a union of nodes is None, whether or not the union has it.
+        self.default = getattr(kind, name, None if _is_node(self.kinds[0]) else self.kinds[0]())
+
+    def _key(self, node: Any) -> int | None:
+        return next((i for i, key in enumerate(self.keys) if node.HasParameter(key)), None)
+
+    def is_in(self, node: Any) -> bool:
+        return self._key(node) is not None
 
     def read(self, node: Any) -> Any:
-        if self.is_node:
-            return node.GetNodeReference(self.name)
-        text = node.GetParameter(self.name)
-        if self.kinds[0] is bool:
-            return text == "True"
-        return self.kinds[0](text)
+        if not self.is_in(node):
+            self.write(node, self.default)
+        i = self._key(node)
+        kind, key = self.kinds[i], self.keys[i]
+        if kind is type(None):
+            return None
+        if _is_node(kind):
+            return node.GetNodeReference(key)
+        text = node.GetParameter(key)
+        return text == "True" if kind is bool else kind(text)
 
     def write(self, node: Any, value: Any) -> None:
-        if self.is_node:
-            if value is not None and not isinstance(value, self.kinds):
-                raise TypeError(f"{self.name} cannot be a {type(value).__name__}")
-            node.SetNodeReferenceID(self.name, value.GetID() if value is not None else None)
-            return
-        if not isinstance(value, self.kinds):
+        i = next((i for i, kind in enumerate(self.kinds) if self._takes(kind, value)), None)
+        if i is None:
             raise TypeError(f"{self.name} cannot be {value!r}")
         if self.bounds:
             self.bounds.check(value)
-        node.SetParameter(self.name, str(value))
+        with slicer.util.NodeModify(node):
+            if len(self.kinds) > 1:
+                for key in self.keys:
+                    node.UnsetParameter(key)
+                    node.RemoveNodeReferenceIDs(key)
+            reference = _is_node(self.kinds[i])
+            node.SetParameter(self.keys[i], "" if reference else str(value))
+            if reference:
+                node.SetNodeReferenceID(self.keys[i], value.GetID() if value is not None else None)
+
+    def _takes(self, kind: type, value: Any) -> bool:
+        if value is None and len(self.kinds) == 1:
+            return _is_node(kind)
+        return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _is_node(kind: type) -> bool:
+    return issubclass(kind, slicer.vtkMRMLNode)
 
 
 def parameterNodeWrapper(kind: type) -> type:
-    """Class decorator, as Slicer's."""
-    parameters = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        bounds = None
-        if typing.get_origin(hint) is typing.Annotated:
-            hint, bounds = typing.get_args(hint)[0], typing.get_args(hint)[1]
-        kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        default = getattr(kind, name, None if issubclass(kinds[0], slicer.vtkMRMLNode) else kinds[0]())
-        parameters[name] = _Parameter(name, kinds, bounds, default)
-        setattr(kind, name, _property(parameters[name]))
+    """Class decorator, as Slicer's. Values are remembered, and read again when the node is modified."""
+    for name in _RESERVED:
+        if hasattr(kind, name):
+            raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    parameters = {name: _Parameter(kind, name, hint) for name, hint in hints.items()}
 
     def init(self: Any, node: Any) -> None:
-        self.parameterNode, self._guis, self._busy = node, {}, False
-        for parameter in parameters.values():
-            there = parameter.is_node or parameter.name in node.GetParameterNames()
-            if not there:
-                parameter.write(node, parameter.default)
+        self.parameterNode, self._values = node, {}
+        _read(self)
+        me = weakref.ref(self)
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: _read(me()))
 
-    def connect_gui(self: Any, gui: Any) -> int:
-        widgets = {w.property(PROPERTY): w for w in vars(gui).values() if w.property(PROPERTY)}
-        unknown = set(widgets) - set(parameters)
-        if unknown:
-            raise ValueError(f"Cannot find a param with the given name: {unknown}")
-        tag = len(self._guis)
-        self._guis[tag] = [_Binding(widget, parameters[name], self) for name, widget in widgets.items()]
-        for binding in self._guis[tag]:
-            binding.show()
-            binding.connect()
-        observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: show_all(self))
-        self._guis[tag].append(observer)
-        return tag
+    def _read(self: Any) -> None:
+        self._values.update({name: parameter.read(self.parameterNode) for name, parameter in parameters.items()})
 
-    def show_all(self: Any) -> None:
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            for bindings in self._guis.values():
-                for binding in bindings[:-1]:
-                    binding.show()
-        finally:
-            self._busy = False
+    def write(self: Any, name: str, value: Any) -> None:
+        with slicer.util.NodeModify(self.parameterNode):
+            parameters[name].write(self.parameterNode, value)
+            self._values[name] = parameters[name].read(self.parameterNode)
 
-    def disconnect_gui(self: Any, tag: int) -> None:
-        *bindings, observer = self._guis.pop(tag)
-        self.RemoveObserver(observer)
-        for binding in bindings:
-            binding.disconnect()
+    def remembered(name: str) -> property:
+        return property(lambda self: self._values[name], lambda self, value: write(self, name, value))
 
-    kind.__init__, kind.connectGui, kind.disconnectGui = init, connect_gui, disconnect_gui
-    for name in ("StartModify", "EndModify", "AddObserver", "RemoveObserver", "HasObserver", "Modified"):
+    for name in parameters:
+        setattr(kind, name, remembered(name))
+    kind.__init__ = init
+    kind.__del__ = lambda self: self.parameterNode.RemoveObserver(self._tag) if hasattr(self, "_tag") else None
+    for name in ("StartModify", "EndModify", "AddObserver", "RemoveObserver", "Modified"):
         setattr(kind, name, _forward(name))
     return kind
 
 
 def _forward(name: str) -> Any:
     return lambda self, *arguments: getattr(self.parameterNode, name)(*arguments)
-
-
-def _property(parameter: _Parameter) -> property:
-    return property(
-        lambda self: parameter.read(self.parameterNode),
-        lambda self, value: parameter.write(self.parameterNode, value),
-    )
-
-
-class _Binding:
-    """One widget and one parameter."""
-
-    def __init__(self, widget: QtWidgets.QWidget, parameter: _Parameter, wrapper: Any) -> None:
-        from .ctk_widgets import ctkSliderWidget
-        from .mrml_widgets import qMRMLNodeComboBox
-
-        self.widget, self.parameter, self.wrapper = widget, parameter, wrapper
-        if parameter.is_node and type(widget) is qMRMLNodeComboBox:
-            widget.nodeTypes = [kind.__name__ for kind in parameter.kinds]
-            self.signal, self.read, self.put = widget.currentNodeChanged, widget.currentNode, widget.setCurrentNode
-        elif parameter.kinds == (bool,) and isinstance(widget, QtWidgets.QCheckBox):
-            self.signal, self.read, self.put = widget.toggled, widget.isChecked, widget.setChecked
-        elif parameter.kinds == (float,) and type(widget) is ctkSliderWidget:
-            widget.minimum, widget.maximum = parameter.bounds.minimum, parameter.bounds.maximum
-            self.signal, self.read = widget.valueChanged, lambda: widget.value
-            self.put = lambda value: setattr(widget, "value", value)
-        else:
-            raise RuntimeError(f"Unable to create GUI connector from {parameter} to widget type '{type(widget)}'")
-
-    def show(self) -> None:
-        self.put(self.parameter.read(self.wrapper.parameterNode))
-
-    def connect(self) -> None:
-        self.signal.connect(self._changed)
-
-    def disconnect(self) -> None:
-        self.signal.disconnect(self._changed)
-
-    def _changed(self, *_: Any) -> None:
-        if not self.wrapper._busy:
-            self.parameter.write(self.wrapper.parameterNode, self.read())

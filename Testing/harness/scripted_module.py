@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unittest
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,22 @@ class ScriptedLoadableModule:
     def __init__(self, parent: Any) -> None:
         self.parent = parent
         self.moduleName = type(self).__name__
+        parent.title, parent.categories, parent.dependencies, parent.contributors = "", [], [], []
+        parent.helpText = parent.acknowledgementText = ""
+        if not hasattr(slicer, "selfTests"):
+            slicer.selfTests = {}
+        slicer.selfTests[self.moduleName] = self.runTest
         icon = Path(parent.path).parent / "Resources" / "Icons" / f"{self.moduleName}.png"
         if icon.is_file():
             parent.icon = qt.QIcon(str(icon))
 
     def resourcePath(self, name: str) -> str:
         return str(Path(self.parent.path).parent / "Resources" / name)
+
+    def runTest(self, msec: int = 100) -> None:
+        test = getattr(sys.modules[type(self).__module__], f"{self.moduleName}Test")()
+        test.messageDelay = msec
+        test.runTest()
 
 
 class ScriptedLoadableModuleWidget:
@@ -42,6 +53,8 @@ class ScriptedLoadableModuleWidget:
     def _onModuleAboutToBeUnloaded(self, name: str) -> None:
         if name == self.moduleName:
             self.cleanup()
+            manager = slicer.app.moduleManager()
+            manager.disconnect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
 
 
 class ScriptedLoadableModuleLogic:
@@ -54,7 +67,7 @@ class ScriptedLoadableModuleLogic:
             node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
             node.UnRegister(None)
             node.SetSingletonTag(self.moduleName)
-            node.SetName(self.moduleName)
+            node.SetName(slicer.mrmlScene.GenerateUniqueName(self.moduleName))
             node = slicer.mrmlScene.AddNode(node)
         if node.GetAttribute("ModuleName") != self.moduleName:
             node.SetAttribute("ModuleName", self.moduleName)
@@ -62,13 +75,10 @@ class ScriptedLoadableModuleLogic:
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.messages: list[str] = []
+    messageDelay = 100
 
-    def delayDisplay(self, message: str, *_: Any, **__: Any) -> None:
-        self.messages.append(message)
-        slicer.app.processEvents()
+    def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
+        slicer.util.delayDisplay(message, self.messageDelay)
 
     def runTest(self) -> None:
         pass
