@@ -159,7 +159,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
-    parser.add_argument("--minutes", type=float, default=0.0, help="limit of each training; 0: none")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of each training; 0: no limit")
     parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
     parser.add_argument("--limit", type=int, help="this many subjects at most")

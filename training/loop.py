@@ -125,8 +125,8 @@ def train(
 
     Parameters
     ----------
-    minutes : stop before the epoch that would take all epochs together beyond this (0: no limit); an interruption does
-        not count.
+    minutes : stop before the epoch that would take all epochs together beyond this (0: no limit). On a processor its
+        own time counts, divided by torch's threads: interruptions and other work on the machine take nothing of it.
     initial : weights to start from, by name, instead of random ones.
 
     Returns
@@ -172,7 +172,7 @@ def train(
         and not (recipe.early_stop and state["since_best"] >= recipe.early_stop)
         and not _out_of_time(state, minutes)
     ):
-        started, losses = time.monotonic(), []
+        started, clock, losses = time.monotonic(), _clock(device), []
         # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
         torch.manual_seed(int(np.random.SeedSequence([recipe.seed, state["epoch"], rank]).generate_state(1)[0]))
         network.train()
@@ -208,7 +208,7 @@ def train(
         entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
         if rank == 0:
             entry |= task.validate(averaged)
-            state["spent"] += time.monotonic() - started
+            state["spent"] += _clock(device) - clock
         entry, state["spent"] = _from_first([entry, state["spent"]], world)
         history.append(entry)
         console.print(" ".join(f"{key} {value:.4g}" for key, value in entry.items()))
@@ -270,6 +270,11 @@ def _note_agreement(network: nn.Module, folder: Path, rank: int, world: int) -> 
         (folder / "processes.json").write_text(json.dumps({"weights_sha256": digests}, indent=1), encoding="utf-8")
     if len(set(digests)) > 1:
         raise RuntimeError("The processes ended with different weights; this is a defect of the training loop.")
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds that a run's budget is counted in."""
+    return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.monotonic()
 
 
 def _out_of_time(state: dict[str, Any], minutes: float) -> bool:

@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--unit", choices=["mm", "cm", "m", "inch"], help="unit of the scans; by default found out")
     parser.add_argument("--limit", type=int, help="train on this many subjects at most")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
-    parser.add_argument("--minutes", type=float, default=0.0, help="time for all epochs; 0: no limit")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="for all epochs, of the processor's own time; 0: no limit"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
