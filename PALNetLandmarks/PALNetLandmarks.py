@@ -135,8 +135,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorch)
         self.ui.searchEdit.connect("textChanged(QString)", self._table.search)
-        # By hand instead of connectGui: up to Slicer 5.10, disconnectGui leaves the panel's widgets connected (Slicer's
-        # issue 7547), and an observer on the node that crashes Slicer once the panel is gone (pull request 9063).
+        # By hand, not by connectGui: before Slicer's pull request 9063 (2026), disconnectGui leaves widgets connected
+        # (issue 7547), and an observer on the node that can crash Slicer when it is called after the panel is gone.
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onSourceChosen)
         for name, slider in self._sliders().items():
             slider.connect("valueChanged(double)", lambda value, name=name: self._setParameter(name, value))

@@ -183,17 +183,17 @@ def _install(name: str, **content: Any) -> None:
 def load_module(folder: Path, name: str) -> Any:
     """Load a scripted module and open its panel, or reload it if it is there; returns the widget object.
 
-    As in Slicer, the module's folder is on ``sys.path`` and the panel's parent is a ``qMRMLWidget`` with a layout.
+    As in Slicer, the module's folder is on ``sys.path`` and the panel's parent is a ``qMRMLWidget`` with a layout;
+    reloading is done by ``slicer.util`` itself.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     path = str(folder / f"{name}.py")
     key = name.lower()
-    if hasattr(getattr(slicer.modules, key, None), "widget"):
-        slicer.app.moduleManager().moduleAboutToBeUnloaded.emit(name)
-        # Hidden, not deleted: Python still holds the panel's widgets.
-        getattr(slicer.modules, key).widget.parent.hide()
-        _closed.append(getattr(slicer.modules, key).widget)
+    if hasattr(slicer.modules, key):
+        _closed.append(getattr(slicer.modules, f"{name}Widget"))
+        slicer.util.reloadScriptedModule(name)
+        return getattr(slicer.modules, f"{name}Widget")
     specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
@@ -201,11 +201,17 @@ def load_module(folder: Path, name: str) -> Any:
     description = types.SimpleNamespace(path=path, icon=None)
     getattr(module, name)(description)
     slicer.app.finish_startup()
-    setattr(slicer.modules, key, types.SimpleNamespace(path=path, description=description))
     parent = slicer.qMRMLWidget()
     parent.setLayout(QtWidgets.QVBoxLayout())
     parent.setMRMLScene(slicer.mrmlScene)
-    widget = getattr(module, f"{name}Widget")(parent)
-    widget.setup()
-    getattr(slicer.modules, key).widget = widget
-    return widget
+
+    def open_panel() -> None:
+        widget = getattr(sys.modules[name], f"{name}Widget")(parent)
+        setattr(slicer.modules, f"{name}Widget", widget)
+        widget.setup()
+
+    parent._reload = open_panel
+    representation = types.SimpleNamespace(path=path, description=description, widgetRepresentation=lambda: parent)
+    setattr(slicer.modules, key, representation)
+    open_panel()
+    return getattr(slicer.modules, f"{name}Widget")

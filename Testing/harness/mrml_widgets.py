@@ -27,6 +27,10 @@ class qMRMLWidget(QWidget):
     def mrmlScene(self) -> Any:
         return self._scene
 
+    def reload(self) -> None:
+        """Where this holds a module's panel: make it anew, as ``qSlicerScriptedLoadableModuleWidget`` does."""
+        self._reload()
+
 
 class qMRMLNodeComboBox(QWidget):
     """Chooses a node of the scene; follows nodes that come, go and are renamed."""
