@@ -117,6 +117,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = PALNetLandmarksLogic()
         self._fillSelectors()
         self._table = LandmarkTable(self.ui.landmarkTable, self.onLandmarkChosen)
+        self.ui.certaintyLabel.text = self._certaintyKey()
 
         self._timer = qt.QTimer()
         self._timer.interval = self.PAUSE_MS
@@ -320,6 +321,25 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._parameterNode.weights = path
         self._say(said)
+
+    @staticmethod
+    def _certaintyKey():
+        """What the dots of the table mean."""
+        from PALNetLandmarksLib.certainty import CERTAINTY_CLASSES
+
+        texts = {
+            "below 1 mm": _("below 1 mm"),
+            "1 to 2 mm": _("1 to 2 mm"),
+            "2 to 3 mm": _("2 to 3 mm"),
+            "above 3 mm: check": _("above 3 mm: check"),
+        }
+        dots = (
+            "<span style='color:#{:02x}{:02x}{:02x}'>&#9632;</span>&nbsp;{}".format(
+                *certainty.colour, texts[certainty.text].replace(" ", "&nbsp;")
+            )
+            for certainty in CERTAINTY_CLASSES
+        )
+        return _("Standard deviation:") + " " + " ".join(dots)
 
     def _source(self):
         """The chosen input node and, if it is a segmentation, the segment."""
@@ -632,12 +652,13 @@ class LandmarkTable:
     ``onChosen`` is called with the label of the landmark that the user chose.
     """
 
-    #: Text colours by standard deviation (mm): trusted, to be looked at, doubtful.
-    COLOURS = ((1.5, "#2e7d32"), (3.0, "#b26a00"), (float("inf"), "#c62828"))
+    #: Text colours of what is not as detected; detected landmarks have a dot in the colour of their certainty.
+    COLOURS = {"corrected": "#1565c0", "missing": "#757575"}  # noqa: RUF012
 
     #: Width of the columns of states and height of the rows, in pixels.
-    STATE_WIDTH = 108
+    STATE_WIDTH = 118
     ROW_HEIGHT = 22
+    DOT_SIZE = 10
 
     def __init__(self, table, onChosen):
         from PALNetLandmarksLib.scheme import load_scheme
@@ -647,6 +668,7 @@ class LandmarkTable:
         self._landmarks = load_scheme().landmarks
         self._cells = {}
         self._items = {}
+        self._dots = {}
         self._names = []
         table.setColumnCount(3)
         table.setHorizontalHeaderLabels([_("Landmark"), _("Right, middle"), _("Left")])
@@ -689,21 +711,30 @@ class LandmarkTable:
     def show(self, states, deviations):
         """Write ``states`` (by label; none at all empties the table) and standard deviations (mm) into the cells."""
         words = {"detected": _("detected"), "corrected": _("corrected"), "missing": _("missing")}
+        plain = self._widget.palette.color(qt.QPalette.Text)
         for label, item in self._items.items():
             state = states.get(label)
-            text, colour = words.get(state, ""), "#1565c0"
+            text, dot = words.get(state, ""), qt.QIcon()
             if state == "detected":
                 deviation = deviations.get(label, float("nan"))
+                dot = self._dot(deviation)
                 if deviation == deviation:
                     text += f" ±{deviation:.1f}"
-                    colour = next(colour for limit, colour in self.COLOURS if deviation <= limit)
-                else:
-                    colour = "#2e7d32"
-            elif state == "missing":
-                colour = "#757575"
             if item.text() != text:
                 item.setText(text)
-            item.setForeground(qt.QBrush(qt.QColor(colour)))
+            item.setIcon(dot)
+            item.setForeground(qt.QBrush(qt.QColor(self.COLOURS[state]) if state in self.COLOURS else plain))
+
+    def _dot(self, deviation):
+        """The icon for a standard deviation in mm, in the colour that the library's pictures have, too."""
+        from PALNetLandmarksLib.certainty import certainty_class
+
+        certainty = certainty_class(deviation)
+        if certainty not in self._dots:
+            pixmap = qt.QPixmap(self.DOT_SIZE, self.DOT_SIZE)
+            pixmap.fill(qt.QColor(*certainty.colour))
+            self._dots[certainty] = qt.QIcon(pixmap)
+        return self._dots[certainty]
 
     def search(self, text):
         """Show the landmarks whose name or abbreviation holds ``text``."""

@@ -18,7 +18,7 @@ import harness  # noqa: E402
 import slicer  # noqa: E402
 from harness.view import ThreeDView  # noqa: E402
 
-WIDTH, HEIGHT = 460, 1010
+WIDTH, HEIGHT = 460, 1060
 #: Width and height of each moment of the 3D view.
 MOMENT = (380, 440)
 #: So that the pictures hardly need space and can be read.

@@ -26,6 +26,7 @@ if not hasattr(slicer, "vtkMRMLScene"):
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).parent))
 import harness
+from PALNetLandmarksLib.certainty import certainty_class
 
 MODULE = Path(__file__).resolve().parents[1] / "PALNetLandmarks"
 
@@ -53,13 +54,16 @@ def loaded(panel: Any) -> Any:
 
 
 def wait(panel: Any, seconds: float = 60.0) -> float:
-    """Let the event loop run until the detection is over; the longest it was held up, in seconds."""
+    """Let the event loop run until the detection is over; the longest it was held up, in seconds.
+
+    Processor time: other programs on the machine do not count, threads of our own do.
+    """
     longest, end = 0.0, time.monotonic() + seconds
     while panel._run is not None:
         assert time.monotonic() < end, "the detection takes too long"
-        begun = time.perf_counter()
+        begun = time.process_time()
         slicer.app.processEvents()
-        longest = max(longest, time.perf_counter() - begun)
+        longest = max(longest, time.process_time() - begun)
     return longest
 
 
@@ -83,7 +87,7 @@ def test_a_click_places_fifty_landmarks(loaded: Any, tmp_path: Path) -> None:
     assert loaded.ui.detectButton.text == "Detect landmarks"
     loaded.ui.detectButton.click()
     assert loaded.ui.detectButton.text == "Cancel"
-    assert wait(loaded) < 0.6  # the target is 0.3 s on an idle machine
+    assert wait(loaded) < 0.6  # on two cores: 0.3 s
     (node,) = landmark_nodes()
     assert node.GetNumberOfControlPoints() == 50
     assert node.GetName() == "PALNetLandmarksFace landmarks"
@@ -91,6 +95,11 @@ def test_a_click_places_fifty_landmarks(loaded: Any, tmp_path: Path) -> None:
     assert "CPU" in loaded.ui.statusLabel.text
     assert loaded.ui.landmarkTable.rowCount == 31
     assert loaded.ui.landmarkTable.item(3, 1).text().startswith("detected")
+    # The dots have the colours of the pictures, as the key under the table says.
+    deviation = loaded._landmarks.deviations()["Prn"]
+    dot = loaded.ui.landmarkTable.item(3, 1).icon().pixmap(8, 8).toImage().pixelColor(4, 4)
+    assert (dot.red(), dot.green(), dot.blue()) == certainty_class(deviation).colour
+    assert "#0072b2" in loaded.ui.certaintyLabel.text and "below&nbsp;1&nbsp;mm" in loaded.ui.certaintyLabel.text
     path = tmp_path / "anna.csv"
     loaded.exportLandmarks(str(path))
     assert len(path.read_text(encoding="utf-8").splitlines()) == 51
