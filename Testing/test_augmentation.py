@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from training.annotator import add_annotator_noise
-from training.augmentation import FIRST_PASS, LATER_PASS, PoseError, TrainingView, draw_view, unpack
+from training.augmentation import FIRST_PASS, LATER_PASS, LEAST_SHOWN, PoseError, TrainingView, draw_view, unpack
 from training.prepared import STEP_MM, PreparedScan, load_prepared, prepare_scan, save_prepared
 from training.simulation.head import LandmarkRule
 
@@ -146,8 +146,8 @@ def test_landmarks_stay_on_the_surface_and_keep_their_side(views: list[TrainingV
         assert view.landmarks.shape == view.centres.shape == (50, 3)
         np.testing.assert_allclose(np.linalg.norm(view.normals, axis=1), 1, atol=0.02)
         # Also where the view is mirrored, the subject's right is where the reference has it.
-        assert view.landmarks[right, 0].mean() < -30
-        assert view.landmarks[left, 0].mean() > 30
+        assert view.landmarks[right, 0].mean() < -20
+        assert view.landmarks[left, 0].mean() > 20
         distance, _ = cKDTree(view.points).query(view.landmarks[view.visible])
         assert np.median(distance) < 1.5
         assert distance.max() < 6.0
@@ -184,9 +184,10 @@ def test_first_guesses_are_those_of_either_pass(views: list[TrainingView], refer
     for view in views:
         distance, nearest = cKDTree(view.points).query(template)
         projected = np.where(distance[:, None] <= REACH_MM, view.points[nearest], template)
-        first.append(bool(np.abs(projected - view.centres).max() < 1e-4))
+        # Where two samples are as near, either may be it.
+        first.append(bool(np.quantile(np.abs(projected - view.centres).max(axis=1), 0.9) < 1e-4))
     assert 0.2 < np.mean(first) < 0.6
-    error = np.array([np.linalg.norm(view.centres - view.landmarks, axis=1).mean() for view in views])
+    error = np.array([np.linalg.norm(view.centres - view.landmarks, axis=1)[view.visible].mean() for view in views])
     first_errors, later_errors = error[first], error[~np.array(first)]
     assert 2.0 < np.mean(first_errors) < 10.0  # a registration's
     # Scatter of 1.0 to 3.5 mm per axis, evenly: mean distances of 1.6 to 5.6 mm, 3.6 mm in the median of many views;
@@ -207,10 +208,20 @@ def test_poses_stay_near_the_reference(views: list[TrainingView], reference: Ref
 
 def test_a_hole_takes_its_landmarks_visibility(views: list[TrainingView]) -> None:
     holed = [view for view in views if not view.visible.all()]
-    assert 0.05 < len(holed) / len(views) < 0.3  # a quarter gets a hole; not every hole takes a landmark
+    assert 0.1 < len(holed) / len(views) < 0.45  # a quarter gets a hole, some are cut; not all lose a landmark
     for view in holed:
         distance, _ = cKDTree(view.points).query(view.landmarks)
         assert distance[~view.visible].min() > 0.3  # more than 1 mm inside the hole, less noise
+
+
+def test_some_views_lack_a_whole_part_of_the_face(scan: PreparedScan, reference: ReferenceFace) -> None:
+    views = [draw_view(scan, reference.landmarks, MIRRORED, np.random.default_rng(seed)) for seed in range(100, 180)]
+    lacking = [view for view in views if (~view.visible).sum() >= 6]
+    assert 0.03 < len(lacking) / len(views) < 0.3
+    assert min(view.visible.sum() for view in views) >= LEAST_SHOWN - 3  # a hole may take some more
+    for view in lacking:
+        distance, _ = cKDTree(view.points).query(view.landmarks)
+        assert np.median(distance[~view.visible]) > 5.0 > 1.5 > np.median(distance[view.visible])
 
 
 def test_unknown_landmarks_never_count_as_known(scan: PreparedScan, reference: ReferenceFace) -> None:

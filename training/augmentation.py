@@ -50,6 +50,10 @@ POOR_FIRST_PASS = PoseError(degrees=6.0, shift_mm=5.0, scale=0.08)
 LATER_PASS = PoseError(degrees=0.8, shift_mm=0.6, scale=0.012)
 
 
+#: Share of views that lack a whole part of the face, and how many landmarks they show at least.
+CUT_SHARE, LEAST_SHOWN = 0.15, 20
+
+
 def unpack(scan: PreparedScan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Points and normals (n, 3) float32 of a prepared scan."""
     return scan.points.astype(np.float32) * np.float32(STEP_MM), scan.normals.astype(np.float32) / np.float32(127)
@@ -85,6 +89,10 @@ def draw_view(
         kept = ((points - middle.astype(np.float32)) ** 2).sum(axis=1) > radius**2
         points, normals = points[kept], normals[kept]
         visible &= np.linalg.norm(landmarks - middle, axis=1) > radius - 1.0
+    if rng.random() < CUT_SHARE:
+        kept, shown = _cut(points, landmarks, rng)
+        if (visible & shown).sum() >= LEAST_SHOWN:
+            points, normals, visible = points[kept], normals[kept], visible & shown
     if rng.random() < 0.5:
         kept = rng.random(len(points)) < rng.uniform(0.45, 1)
         points, normals = points[kept], normals[kept]
@@ -107,5 +115,20 @@ def draw_view(
         centres = np.where(distance[:, None] <= REACH_MM, points[nearest], template)
     else:
         # Never too close: with guesses near the truth the network learns to trust them and to doubt too little.
-        centres = landmarks + rng.normal(0, rng.uniform(1.0, 3.5), landmarks.shape)
+        # Of a landmark that the scan lacks, an earlier pass knows little.
+        scatter = np.where(visible, rng.uniform(1.0, 3.5), rng.uniform(2.0, 9.0))
+        centres = landmarks + scatter[:, None] * rng.normal(size=landmarks.shape)
     return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)
+
+
+def _cut(
+    points: NDArray[np.float32], landmarks: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which points and landmarks stay if a plane through some landmark takes what lies outside: a chin out of view, a
+    scan cropped at the forehead, half a face."""
+    through = landmarks[rng.integers(len(landmarks))]
+    outwards = (through - landmarks.mean(axis=0)) * (1.0, 0.5, 1.0) + rng.normal(0, 20, 3)
+    outwards /= np.linalg.norm(outwards)
+    limit = through @ outwards + rng.normal(0, 6)
+    # Near the edge a landmark counts as shown, as it does in the simulator's captures.
+    return points @ outwards.astype(np.float32) < limit, landmarks @ outwards < limit + 3.0

@@ -25,8 +25,9 @@ from .fast_height_maps import cut_height_maps_fast
 from .loop import split_batches
 from .prepared import PreparedScan, load_prepared
 
-#: How much a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing shows it.
-HIDDEN_WEIGHT = 0.1
+#: How much the error of a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing
+#: shows it. Its doubt counts like any other's: deviations must be as honest there as elsewhere.
+HIDDEN_WEIGHT = 0.25
 
 
 def network_config(
@@ -135,10 +136,11 @@ class HeightMapTask:
         offsets, deviation = network(batch.maps, batch.centres)
         distance = torch.sqrt(((offsets.float() - batch.offsets) ** 2).sum(-1) + 1e-4)
         share = batch.weights / batch.weights.sum()
+        known = (batch.weights > 0).float()
         # Three axes of a Gaussian; the distance is detached, so that doubt never excuses an error.
         deviation = deviation.float()
         doubt = 3 * torch.log(deviation) + 0.5 * (distance.detach() / deviation) ** 2
-        return (share * distance).sum() + 0.15 * (share * doubt).sum()
+        return (share * distance).sum() + 0.15 * (known * doubt).sum() / known.sum()
 
     def validate(self, network: HeightMapNetTorch) -> dict[str, float]:
         """Mean error (mm of the subject) over visible landmarks after three passes from registration-like starts."""
