@@ -105,6 +105,22 @@ def test_certainty_is_asked_of_each_group(hidden_scale: float, met: bool) -> Non
     assert set(row.details) == {"all", "ears", "trichion", "not on the scan"}
 
 
+def test_failures_are_silent_where_nothing_warns_of_them() -> None:
+    accuracy = pytest.importorskip("training.benchmarks.accuracy")
+    errors, deviations = np.full((4, 250), 1.0), np.full((4, 250), 1.0)
+    missing = np.zeros(errors.shape, dtype=bool)
+    errors[0, :2] = 12.0
+    errors[1, 0] = np.nan
+    deviations[0, 0], missing[0, 1] = 3.5, True
+    row = accuracy.failures_row(errors, missing, deviations)
+    assert row.details == {"failures": 2, "silent": 0, "share": pytest.approx(2 / 999)}
+    assert row.met is False  # 0.2002 %
+    errors[0, 1] = 1.0
+    assert accuracy.failures_row(errors, missing, deviations).met is True
+    deviations[0, 0] = 2.9
+    assert accuracy.failures_row(errors, missing, deviations).met is False
+
+
 def test_subdivision_keeps_the_surface_and_counts_what_it_makes() -> None:
     speed = _speed()
     square = TriangleMesh(

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=0, help="how many there were")
     parser.add_argument("--validation", default="", help="what the model card says the validation scans are")
     parser.add_argument("--validation-subjects", type=int, default=0)
+    parser.add_argument("--started-from", default="random weights", help="the weights that the training began with")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     task = HeightMapTask(load_scheme(), load_reference(), [], [], seed=0)
@@ -79,6 +80,7 @@ def main() -> None:
         "labels": list(load_scheme().labels),
         "config": {**metadata["config"], "passes": a.passes},
         "seed": a.seed,
+        "started_from": a.started_from,
         "commit": facts["commit"],
         "device": "cpu",
         "processes": 1,

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.certainty import UNCERTAIN_ABOVE_MM
 from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
@@ -20,13 +21,14 @@ from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
-from .metrics import Array, calibration, distances, missing_rates, summary
+from .metrics import GROSS_MM, Array, calibration, distances, missing_rates, summary
 from .row import Row, Settings
 from .work import detector, reference, spread_work
 
 MEAN_TARGET_MM = 1.5
 INNER_TARGET_MM = 1.0
 WITHIN_95_TARGET = (0.93, 0.97)
+FAILURES_TARGET = 0.002
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,24 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
             len(measured),
             rates,
         ),
+        failures_row(errors, missing, deviations),
         certainty_row(errors, np.where(visible, np.nan, raw), deviations, scheme),
     ]
+
+
+def failures_row(errors: Array, missing: NDArray[np.bool_], deviations: Array) -> Row:
+    """Points far off, and how many of them nothing warns of: neither called missing nor uncertain. Arrays (n, L)."""
+    failed = np.nan_to_num(errors) > GROSS_MM
+    silent = failed & ~missing & (deviations <= UNCERTAIN_ABOVE_MM)
+    share = float(failed.sum() / np.isfinite(errors).sum())
+    return Row(
+        f"failures: points that the scan shows, more than {GROSS_MM:.0f} mm off",
+        f"≤ {100 * FAILURES_TARGET:.1f} %, none silent",
+        f"{100 * share:.2f} % ({failed.sum()}), {silent.sum()} of them neither missing nor uncertain",
+        share <= FAILURES_TARGET and not silent.any(),
+        len(errors),
+        {"failures": int(failed.sum()), "silent": int(silent.sum()), "share": share},
+    )
 
 
 def certainty_row(errors: Array, hidden_errors: Array, deviations: Array, scheme: LandmarkScheme) -> Row:
