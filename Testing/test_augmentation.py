@@ -208,7 +208,7 @@ def test_poses_stay_near_the_reference(views: list[TrainingView], reference: Ref
 
 def test_a_hole_takes_its_landmarks_visibility(views: list[TrainingView]) -> None:
     holed = [view for view in views if not view.visible.all()]
-    assert 0.1 < len(holed) / len(views) < 0.45  # a quarter gets a hole, some are cut; not all lose a landmark
+    assert 0.15 < len(holed) / len(views) < 0.55  # a quarter gets a hole, some are cut; not all lose a landmark
     for view in holed:
         distance, _ = cKDTree(view.points).query(view.landmarks)
         assert distance[~view.visible].min() > 0.3  # more than 1 mm inside the hole, less noise
@@ -217,11 +217,24 @@ def test_a_hole_takes_its_landmarks_visibility(views: list[TrainingView]) -> Non
 def test_some_views_lack_a_whole_part_of_the_face(scan: PreparedScan, reference: ReferenceFace) -> None:
     views = [draw_view(scan, reference.landmarks, MIRRORED, np.random.default_rng(seed)) for seed in range(100, 180)]
     lacking = [view for view in views if (~view.visible).sum() >= 6]
-    assert 0.03 < len(lacking) / len(views) < 0.3
+    assert 0.06 < len(lacking) / len(views) < 0.4
     assert min(view.visible.sum() for view in views) >= LEAST_SHOWN - 3  # a hole may take some more
     for view in lacking:
         distance, _ = cKDTree(view.points).query(view.landmarks)
         assert np.median(distance[~view.visible]) > 5.0 > 1.5 > np.median(distance[view.visible])
+
+
+def test_some_first_guesses_of_lacking_landmarks_lie_at_the_edge_of_what_is_left(
+    scan: PreparedScan, reference: ReferenceFace
+) -> None:
+    at_edge = []
+    for seed in range(100, 180):
+        view = draw_view(scan, reference.landmarks, MIRRORED, np.random.default_rng(seed))
+        surface = cKDTree(view.points)
+        far = ~view.visible & (surface.query(view.landmarks)[0] > 15.0)
+        at_edge.extend(surface.query(view.centres[far])[0] < 5.0)
+    assert len(at_edge) > 50
+    assert 0.15 < np.mean(at_edge) < 0.7
 
 
 def test_unknown_landmarks_never_count_as_known(scan: PreparedScan, reference: ReferenceFace) -> None:

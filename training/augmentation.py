@@ -51,7 +51,10 @@ LATER_PASS = PoseError(degrees=0.8, shift_mm=0.6, scale=0.012)
 
 
 #: Share of views that lack a whole part of the face, and how many landmarks they show at least.
-CUT_SHARE, LEAST_SHOWN = 0.15, 20
+CUT_SHARE, LEAST_SHOWN = 0.25, 20
+
+#: How often an earlier pass is thought to have taken the edge of what is left for a landmark that the scan lacks.
+EDGE_SHARE = 0.5
 
 
 def unpack(scan: PreparedScan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -115,9 +118,14 @@ def draw_view(
         centres = np.where(distance[:, None] <= REACH_MM, points[nearest], template)
     else:
         # Never too close: with guesses near the truth the network learns to trust them and to doubt too little.
-        # Of a landmark that the scan lacks, an earlier pass knows little.
+        # Of a landmark that the scan lacks, an earlier pass knows little, and may have been drawn to the edge: whoever
+        # sees the edge in the middle of the map must not take that for an answer.
         scatter = np.where(visible, rng.uniform(1.0, 3.5), rng.uniform(2.0, 9.0))
         centres = landmarks + scatter[:, None] * rng.normal(size=landmarks.shape)
+        drawn = ~visible & (rng.random(len(landmarks)) < EDGE_SHARE)
+        if drawn.any():
+            edge = points[cKDTree(points).query(centres[drawn])[1]]
+            centres[drawn] = edge + rng.normal(0, 2.0, edge.shape)
     return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)
 
 
