@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.errors import LandmarkingError, NotAFaceError, UnknownUnitError, WeightsError
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.placers import Placed
 from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.stopwatch import Stopwatch
 from PALNetLandmarksLib.surface import SurfaceLocator
 from PALNetLandmarksLib.weights import load_weights, save_weights
 from scipy.spatial.transform import Rotation
@@ -123,6 +126,35 @@ def test_landmarks_over_a_hole_are_missing(detector: LandmarkDetector, found: De
     far = np.linalg.norm(found.points - middle, axis=1) > 60
     np.testing.assert_array_equal(holed.missing[far], found.missing[far])
     assert np.median(apart(holed.points, found.points)[far]) < 1
+
+
+class OffTheSurface:
+    """A placer whose landmarks lie 0, 1, 2 ... mm off the sample's skin, all with a standard deviation of 0.5 mm."""
+
+    labels = load_scheme().labels
+
+    def __init__(self) -> None:
+        reference = load_reference()
+        self.mean_landmarks, self._normals = reference.landmarks, reference.landmark_normals
+        self.off_mm = np.zeros(len(self.labels))
+        #: On the smooth forehead and cheeks, so that the nearest point is where the landmark came from.
+        self.moved = [self.labels.index(label) for label in ("G", "Ft_R", "Ft_L", "Chk_R", "Chk_L", "Pg")]
+        self.off_mm[self.moved] = [1, 2, 3, 3.5, 5, 6]
+
+    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Generator[None, None, Placed]:
+        yield
+        skin, _ = SurfaceLocator(mesh).nearest_on_surface(self.mean_landmarks * face_scale)
+        return Placed(skin + self.off_mm[:, None] * self._normals, np.full(len(skin), 0.5))
+
+
+def test_what_had_to_be_moved_to_the_surface_is_doubted_by_as_much(sample: TriangleMesh) -> None:
+    placer = OffTheSurface()
+    found = LandmarkDetector(placer, load_reference(), "0", "0" * 64, "cpu", "triangle").detect(sample)
+    deviation, missing = found.standard_deviation_mm[placer.moved], found.missing[placer.moved]
+    assert missing.tolist() == [False] * 4 + [True] * 2
+    np.testing.assert_allclose(deviation[:4], np.sqrt(0.25 + np.array([1, 2, 3, 3.5]) ** 2 / 3), rtol=0.15)
+    np.testing.assert_allclose(deviation[4:], 0.5)  # these were not moved
+    np.testing.assert_allclose(np.delete(found.standard_deviation_mm, placer.moved), 0.5, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -148,6 +148,32 @@ def test_table_7_leaves_the_rims_of_the_ears_out(tmp_path: Path) -> None:
     assert tables.table_7(results, tmp_path).iloc[0]["point mm"] == "0.000 ± 0.000"
 
 
+def test_what_is_hard_is_compared_with_pal_net() -> None:
+    offsets = np.zeros((len(LABELS), 3))
+    offsets[:, 0] = 2.0
+    offsets[LABELS.index("Tr"), 0] = 8.0
+    results = {
+        "pal-net": results_with(offsets),
+        "height-map-net": results_with(offsets * 0.25, "height-map-net"),
+    }
+    ours = tables.hard_table(results).set_index("method").iloc[1]
+    assert (ours["ears mm"], ours["trichion mm"], ours["gonion mm"]) == ("0.50", "2.00", "0.50")
+    assert {ours[f"{name}, ratio"] for name in ("ears", "trichion", "gonion")} == {"0.25"}
+    assert "ears, ratio" not in tables.hard_table({"height-map-net": results["height-map-net"]})
+
+
+def test_failures_that_a_method_warns_of_are_not_silent(tmp_path: Path) -> None:
+    offsets = np.zeros((len(LABELS), 3))
+    offsets[[3, 4]] = (0.0, 12.0, 0.0)
+    results = results_with(offsets, "height-map-net", folds=1)
+    assert tables.table_1({"height-map-net": results}, tmp_path).iloc[0]["of them silent"] == "12 of 12"
+    results.predictions[0].missing[:, 3] = True
+    results.predictions[0].deviations[0, 4] = 3.5
+    assert tables.table_1({"height-map-net": results}, tmp_path).iloc[0]["of them silent"] == "5 of 12"
+    results.predictions[0].deviations[:] = np.nan
+    assert tables.table_1({"height-map-net": results}, tmp_path).iloc[0]["of them silent"] == "6 of 12"
+
+
 def test_seconds_are_counted_by_stage() -> None:
     row = tables.table_2({"pal-net": results_with(np.zeros(3))}).iloc[0]
     assert (row["input"], row["inference"], row["final"], row["total"]) == ("0.500", "0.100", "0.050", "0.650")

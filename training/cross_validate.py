@@ -42,6 +42,9 @@ from .model_card import commit
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
 
+#: In the output folder: which commit made each result.
+COMMITS = "commits.json"
+
 _console = Console(stderr=True)
 
 
@@ -83,7 +86,6 @@ def run(a: argparse.Namespace) -> None:
         **settings,
         "scans": str(a.data),
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
-        "commit": commit(),
     }
     _report(facts, a)
     for fold in folds:
@@ -100,6 +102,7 @@ def run(a: argparse.Namespace) -> None:
             )
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
+            _note_commit(a.output, result)
             _report(facts, a)
     _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
 
@@ -131,7 +134,19 @@ def _prepare(
     return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
 
 
+def _note_commit(output: Path, result: Path) -> None:
+    """Remember which commit made a result: a report may hold results of several."""
+    made_by = {**_commits(output), result.relative_to(output).as_posix(): commit()}
+    (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
+
+
+def _commits(output: Path) -> dict[str, str]:
+    note = output / COMMITS
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}  # type: ignore[no-any-return]
+
+
 def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
+    facts = {**facts, "commit": ", ".join(dict.fromkeys(_commits(a.output).values())) or commit()}
     write_report(a.output, a.report or a.output, facts, a.published)
     if a.report:
         keep_predictions(a.output, {**facts, "scans": ""}, a.report / "predictions")

@@ -15,7 +15,7 @@ from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 from PALNetLandmarksLib.height_maps import HeightMapConfig, landmark_frames
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.procrustes import SimilarityTransform
-from PALNetLandmarksLib.reference import ReferenceFace, load_reference
+from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.refine import REACH_MM, refine_landmarks
 from PALNetLandmarksLib.scheme import LandmarkScheme
 from torch import Tensor
@@ -204,18 +204,17 @@ class HeightMapTask:
 
     def metadata(self) -> dict[str, object]:
         """What a weights file says, as ``PALNetLandmarksLib.placers`` reads it."""
-        facts = {
+        return {
             **self.describe(),
             "labels": list(self.scheme.labels),
             "mirrored": list(self.mirrored),
             "scheme": self.scheme.name,
             "passes": 3,
             "deviation_scale": [1.0] * len(self.scheme),
+            # The network knows these alone, whatever landmarks a later reference face may have.
+            "mean_landmarks": np.round(self.reference.landmarks, 4).tolist(),
+            "landmark_normals": np.round(self.reference.landmark_normals, 5).tolist(),
         }
-        if self.reference.labels != load_reference().labels:
-            facts["mean_landmarks"] = np.round(self.reference.landmarks, 4).tolist()
-            facts["landmark_normals"] = np.round(self.reference.landmark_normals, 5).tolist()
-        return facts
 
     def _example(self, scan: PreparedScan, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         mirrored = None if -1 in self.mirrored else self.mirrored

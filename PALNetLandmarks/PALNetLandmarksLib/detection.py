@@ -17,7 +17,8 @@ class Detection:
     scan_name : what the scan is called in messages.
     labels : L labels in the order of the landmark scheme.
     points : (L, 3) float64 in the scan's own coordinates and unit.
-    standard_deviation_mm : (L,) per axis, in millimetres on the subject.
+    standard_deviation_mm : (L,) per axis, in millimetres on the subject: the network's doubt, and how far the landmark
+        had to be moved to reach the surface; NaN where the network knows no doubt.
     missing : (L,) bool; the scan has no surface under the landmark, and ``points`` holds only a guess.
     rigid_transform : (4, 4) scan in millimetres -> canonical frame (LPS mm, origin at the tip of the nose).
     unit, unit_source : length unit of the scan's coordinates, and whether it was ``"given"`` or ``"estimated"``.

@@ -131,12 +131,15 @@ class LandmarkDetector:
         points, distance = self._to_surface(aligned, placed.points)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
+        # A landmark that had to be moved to reach the surface, as at the edge of a hole, is off by that much more.
+        moved = np.where(missing, 0.0, distance)
+        deviation = np.sqrt(placed.standard_deviation_mm**2 + moved**2 / 3)
         stopwatch.lap("surface")
         return Detection(
             scan_name=mesh.name,
             labels=self.labels,
             points=((points - translation) @ rotation) / alignment.mm_per_unit,
-            standard_deviation_mm=placed.standard_deviation_mm,
+            standard_deviation_mm=deviation,
             missing=missing,
             rigid_transform=alignment.transform,
             unit=alignment.unit,

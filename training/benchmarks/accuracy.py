@@ -11,7 +11,6 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS
-from PALNetLandmarksLib.certainty import UNCERTAIN_ABOVE_MM
 from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
@@ -21,7 +20,7 @@ from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
-from .metrics import GROSS_MM, Array, calibration, distances, missing_rates, summary
+from .metrics import GROSS_MM, Array, calibration, distances, failures, missing_rates, summary
 from .row import Row, Settings
 from .work import detector, reference, spread_work
 
@@ -126,16 +125,15 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
 
 def failures_row(errors: Array, missing: NDArray[np.bool_], deviations: Array) -> Row:
     """Points far off, and how many of them nothing warns of: neither called missing nor uncertain. Arrays (n, L)."""
-    failed = np.nan_to_num(errors) > GROSS_MM
-    silent = failed & ~missing & (deviations <= UNCERTAIN_ABOVE_MM)
-    share = float(failed.sum() / np.isfinite(errors).sum())
+    failed, silent = failures(errors, missing, deviations)
+    share = float(failed / np.isfinite(errors).sum())
     return Row(
         f"failures: points that the scan shows, more than {GROSS_MM:.0f} mm off",
         f"≤ {100 * FAILURES_TARGET:.1f} %, none silent",
-        f"{100 * share:.2f} % ({failed.sum()}), {silent.sum()} of them neither missing nor uncertain",
-        share <= FAILURES_TARGET and not silent.any(),
+        f"{100 * share:.2f} % ({failed}), {silent} of them neither missing nor uncertain",
+        share <= FAILURES_TARGET and not silent,
         len(errors),
-        {"failures": int(failed.sum()), "silent": int(silent.sum()), "share": share},
+        {"failures": failed, "silent": silent, "share": share},
     )
 
 

@@ -6,6 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.certainty import UNCERTAIN_ABOVE_MM
 from scipy.stats import chi2
 
 Array = NDArray[np.float64]
@@ -71,6 +72,14 @@ def missing_rates(visible: NDArray[np.bool_], missing: NDArray[np.bool_]) -> dic
         "visible": int(visible.sum()),
         "visible_reported_missing": _share(missing, visible),
     }
+
+
+def failures(errors: Array, missing: NDArray[np.bool_], deviations: Array) -> tuple[int, int]:
+    """How many points are more than ``GROSS_MM`` off, and how many of these are silent: neither called missing nor
+    uncertain. Arrays (n, L); errors NaN where unknown; deviations NaN where the method says none."""
+    failed = np.nan_to_num(errors) > GROSS_MM
+    warned = missing | (np.nan_to_num(deviations) > UNCERTAIN_ABOVE_MM)
+    return int(failed.sum()), int((failed & ~warned).sum())
 
 
 def calibration(errors: Array, deviations: Array) -> dict[str, float]:

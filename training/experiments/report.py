@@ -30,6 +30,7 @@ TITLES = {
     "table_5": "Table 5: angles",
     "table_6": "Table 6: variants of PAL-Net",
     "table_7": "Table 7: without the eight points of the ears",
+    "hard": "Where it is hard: ears without the tragia, trichion, gonion",
     "certainty": "What the standard deviations are worth",
 }
 
@@ -57,6 +58,7 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         "table_5": tables.table_5(main),
         "table_6": tables.table_6(results, histories),
         "table_7": tables.table_7(main, histories),
+        "hard": tables.hard_table(main),
         "certainty": tables.certainty_table(main),
     }
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PALNetLandmarksLib.resources import resource_path
 
-from ..benchmarks.metrics import GROSS_MM, calibration
+from ..benchmarks.metrics import GROSS_MM, calibration, failures
 from .methods import ABLATIONS, METHODS
 from .predictions import Predictions
 
@@ -112,6 +112,7 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
         distance = distance_errors(points, truth)
         folds = [np.nanmean(error[result.fold == number]) for number in result.numbers]
         annotated = result.errors("annotated")[:, keep]
+        failed, silent = failures(error, result.stack("missing")[:, keep], result.stack("deviations")[:, keep])
         epochs, seconds = _training(runs, result)
         rows.append(
             {
@@ -120,7 +121,8 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
                 "distance mm": _mean_sd(distance),
                 "against annotations mm": f"{np.nanmean(annotated):.3f}",
                 "SD of folds mm": f"{np.std(folds, ddof=1):.3f}" if len(folds) > 1 else "one fold",
-                f"above {GROSS_MM:.0f} mm %": f"{100 * (error[np.isfinite(error)] > GROSS_MM).mean():.2f}",
+                f"above {GROSS_MM:.0f} mm %": f"{100 * failed / np.isfinite(error).sum():.2f}",
+                "of them silent": f"{silent} of {failed}",
                 "refused": sum(len(fold.refused) for fold in result.predictions),
                 "subjects": len(points),
                 "folds": len(result.numbers),
@@ -192,32 +194,52 @@ def table_7(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
     return table[["method", "point mm", "distance mm"]]
 
 
+def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.DataFrame | None:
+    """Mean error of the landmarks that are hardest, mm, and its ratio to the baseline's."""
+    groups = _hard_groups(next(iter(results.values())).labels)
+    if not groups:
+        return None
+    rows = []
+    for result in results.values():
+        row: dict[str, Any] = {"method": result.title}
+        for group, chosen in groups.items():
+            mean = float(np.nanmean(result.errors()[:, chosen]))
+            row[f"{group} mm"] = f"{mean:.2f}"
+            if baseline in results:
+                row[f"{group}, ratio"] = f"{mean / np.nanmean(results[baseline].errors()[:, chosen]):.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
     """How far the predicted standard deviations tell the errors, over all landmarks and where it is hard."""
-    ears = set(measurements()["ears"])
     rows = []
     for result in results.values():
         error, deviation = result.errors(), result.stack("deviations")
+        annotated = result.errors("annotated")
         if not np.isfinite(deviation).any():
             continue
-        groups = {
-            "all": list(range(len(result.labels))),
-            "ears": [i for i, label in enumerate(result.labels) if label in ears],
-            "trichion": [i for i, label in enumerate(result.labels) if label == "Tr"],
-        }
-        for group, chosen in groups.items():
-            if chosen:
-                told = calibration(error[:, chosen], deviation[:, chosen])
-                rows.append(
-                    {
-                        "method": result.title,
-                        "landmarks": group,
-                        "inside the 95 % region %": f"{100 * told['within_95']:.1f}",
-                        "most certain fifth mm": f"{told['most_certain_mm']:.2f}",
-                        "least certain fifth mm": f"{told['least_certain_mm']:.2f}",
-                    }
-                )
+        for group, chosen in {"all": list(range(len(result.labels))), **_hard_groups(result.labels)}.items():
+            told = calibration(error[:, chosen], deviation[:, chosen])
+            seen = calibration(annotated[:, chosen], deviation[:, chosen])
+            rows.append(
+                {
+                    "method": result.title,
+                    "landmarks": group,
+                    "truth inside the 95 % region %": f"{100 * told['within_95']:.1f}",
+                    "annotation inside it %": f"{100 * seen['within_95']:.1f}",
+                    "most certain fifth mm": f"{told['most_certain_mm']:.2f}",
+                    "least certain fifth mm": f"{told['least_certain_mm']:.2f}",
+                }
+            )
     return pd.DataFrame(rows) if rows else None
+
+
+def _hard_groups(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Indices of the landmarks that hair covers or that nothing marks, by group; groups that are not there left out."""
+    wanted = {"ears": set(measurements()["ears"]), "trichion": {"Tr"}, "gonion": {"Go_R", "Go_L"}}
+    groups = {name: [i for i, label in enumerate(labels) if label in those] for name, those in wanted.items()}
+    return {name: chosen for name, chosen in groups.items() if chosen}
 
 
 @lru_cache(maxsize=1)
