@@ -26,6 +26,7 @@ from scipy.spatial import cKDTree  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
+from training.calibrate import fit_deviation_scale  # noqa: E402
 from training.folder import (  # noqa: E402
     TrainingDataError,
     counterparts,
@@ -525,3 +526,16 @@ def test_measures_are_those_of_a_case_worked_out():
 def test_mean_landmarks_are_over_those_that_have_them():
     first, second = np.array([[1.0, 2, 3], [np.nan] * 3]), np.array([[3.0, 2, 1], [4, 5, 6]])
     np.testing.assert_array_equal(mean_landmarks([first, second]), [[2, 2, 2], [4, 5, 6]])
+
+
+def test_both_sides_of_the_face_share_the_scale_of_their_deviations():
+    rng = np.random.default_rng(2)
+    deviations = rng.uniform(0.5, 2.0, (400, 3))
+    factor = np.array([1.0, 3.0, 3.0])
+    errors = np.linalg.norm(rng.normal(size=(400, 3, 3)), axis=2) * deviations * factor
+    errors[rng.random((400, 3)) < 0.3] = np.nan  # landmarks that some scans do not show
+    errors[:, 2] *= 1.2  # chance: one side came out larger
+    scale = fit_deviation_scale(errors, deviations, (0, 2, 1))
+    assert scale[1] == scale[2] and 3.0 < scale[1] < 3.6
+    assert 1.0 <= scale[0] < 1.35  # drawn a little towards the common scale
+    assert fit_deviation_scale(errors[:, :1], deviations[:, :1], (-1,))[0] == pytest.approx(1.0, abs=0.1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,25 @@ from PALNetLandmarksLib.scheme import load_scheme
 from .benchmarks.metrics import RADIUS_95, calibration
 from .height_map_task import HeightMapTask
 
-#: A landmark's own scale counts as much as this many subjects' worth of the common one.
-PRIOR_SUBJECTS = 40
+#: The common scale counts as much as this many points of a landmark.
+PRIOR_POINTS = 40
 
 
-def fit_deviation_scale(errors: NDArray[np.float64], deviations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale (L,) of the deviations from errors (n, L), NaN where unknown, and deviations (n, L), in millimetres."""
+def fit_deviation_scale(
+    errors: NDArray[np.float64], deviations: NDArray[np.float64], mirrored: Sequence[int]
+) -> NDArray[np.float64]:
+    """Scale (L,) of the deviations from errors (n, L), NaN where unknown, and deviations (n, L), in millimetres.
+
+    ``mirrored``: each landmark's counterpart, -1 where it has none; both sides of the face get one scale.
+    """
     ratio = errors / deviations / RADIUS_95
     common = float(np.nanquantile(ratio, 0.95))
     scales = []
-    for column in ratio.T:
-        known = column[np.isfinite(column)]
+    for i, other in enumerate(mirrored):
+        both = ratio[:, sorted({i, other} - {-1})]
+        known = both[np.isfinite(both)]
         own = float(np.quantile(known, 0.95)) if len(known) else common
-        share = len(known) / (len(known) + PRIOR_SUBJECTS)
+        share = len(known) / (len(known) + PRIOR_POINTS)
         scales.append(share * own + (1 - share) * common)
     return np.array(scales)
 
@@ -50,7 +57,7 @@ def main() -> None:
     network.load_state_dict(torch.load(a.run / "best.pt", map_location="cpu", weights_only=True))
     network.eval()
     errors, deviations = task.run(network, a.passes)
-    scale = fit_deviation_scale(errors, deviations)
+    scale = fit_deviation_scale(errors, deviations, task.mirrored)
     result = {
         "deviation_scale": np.round(scale, 4).tolist(),
         "subjects": len(errors),

@@ -430,7 +430,7 @@ def _finish(
         counts = {split: len(source.files[split]) for split in source.folders}
         counts["training"] = task.size
         means = task.reference.landmarks
-        metadata["deviation_scale"] = np.round(fit_deviation_scale(*task.run(network)), 4).tolist()
+        metadata["deviation_scale"] = np.round(fit_deviation_scale(*task.run(network), task.mirrored), 4).tolist()
         if counts.get("test"):
             test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
