@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
-from .benchmarks.accuracy import measure_accuracy
+from .benchmarks.accuracy import measure_accuracy, measure_palnet
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_environment
 from .benchmarks.non_faces import measure_non_faces
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "alignment": measure_alignment,
     "axis-rotations": measure_axis_rotations,
     "accuracy": measure_accuracy,
+    "pal-net": measure_palnet,
     "real-scans": measure_real_scans,
     "pipeline": measure_pipeline,
     "cold-start": measure_cold_start,
@@ -96,7 +97,10 @@ def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  #
         if only != ["alignment"]:
             parser.error("--registration fpfh-ransac concerns the row 'alignment' alone; add --only alignment")
     values["cache"] = values["cache"] or values["output"] / "captures"
-    return only or list(BENCHMARKS), Settings(**values)
+    if values["palnet"] is None and "pal-net" in (only or []):
+        parser.error("the row 'pal-net' needs the weights of a PAL-Net; add --palnet")
+    everything = [name for name in BENCHMARKS if name != "pal-net" or values["palnet"] is not None]
+    return only or everything, Settings(**values)
 
 
 if __name__ == "__main__":

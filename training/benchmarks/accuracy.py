@@ -48,14 +48,13 @@ class Measured:
 
 
 def measure_accuracy(settings: Settings) -> list[Row]:
-    """The shipped network, the template alone, and PAL-Net if its weights are given."""
-    captures = make_captures("clinic", settings.clinic_captures, settings.model, settings.cache, settings.workers)
-    scheme = load_scheme()
-    measured = _measure_all(captures, settings.weights, settings.workers, "accuracy")
-    rows = accuracy_rows(measured, scheme)
-    if settings.palnet is not None:
-        rows.append(palnet_row(_measure_all(captures, settings.palnet, settings.workers, "PAL-Net"), scheme))
-    return rows
+    """The shipped network, and the template alone."""
+    return accuracy_rows(_measure_clinic(settings, settings.weights, "accuracy"), load_scheme())
+
+
+def measure_palnet(settings: Settings) -> list[Row]:
+    """PAL-Net as published on the same captures, from ``settings.palnet``."""
+    return [palnet_row(_measure_clinic(settings, settings.palnet, "PAL-Net"), load_scheme())]
 
 
 def inner_landmarks(scheme: LandmarkScheme) -> NDArray[np.bool_]:
@@ -216,6 +215,11 @@ def projected_template(mesh: TriangleMesh, detection: Detection) -> Array:
     rotation, translation = detection.rigid_transform[:3, :3], detection.rigid_transform[:3, 3]
     canonical = (mesh.points * UNITS[detection.unit]) @ rotation.T + translation
     return (place_initial_landmarks(reference().landmarks * detection.face_scale, canonical) - translation) @ rotation
+
+
+def _measure_clinic(settings: Settings, weights: Optional[Path], title: str) -> list[Measured]:  # noqa: UP045
+    captures = make_captures("clinic", settings.clinic_captures, settings.model, settings.cache, settings.workers)
+    return _measure_all(captures, weights, settings.workers, title)
 
 
 def _measure_all(
