@@ -92,19 +92,22 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     """Prediction and truth on the face of the subject whose error is the median one, for each method."""
     first = next(iter(results.values()))
     names = [name for fold in first.predictions for name in fold.names]
-    error = np.nanmean(next(reversed(results.values())).errors(), axis=1)
-    subject = int(np.argsort(np.where(np.isfinite(error), error, np.inf))[np.isfinite(error).sum() // 2])
+    error = next(reversed(results.values())).errors()
+    done = np.flatnonzero(np.isfinite(error).any(axis=1))  # without those refused
+    means = np.nanmean(error[done], axis=1)
+    subject = int(done[np.argsort(means)[len(done) // 2]])
     mesh = read_scan(next(one.scan for one in find_subjects(scans)[0] if one.name == names[subject]))
     found = align_to_reference(mesh, load_reference())
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
     skin = (mesh.points * found.mm_per_unit) @ rotation.T + shift
     normals = mesh.vertex_normals @ rotation.T
-    front = (np.abs(skin) < (110, 1e9, 130)).all(axis=1) & (normals[:, 1] < 0)
+    front = np.flatnonzero((np.abs(skin) < (110, 1e9, 130)).all(axis=1) & (normals[:, 1] < 0))
+    front = front[np.argsort(-skin[front, 1])]  # what lies behind is drawn first
     shade = np.clip(0.25 - 0.75 * normals[front] @ (0.3, 0.9, -0.3), 0, 1)
     figure = Figure(figsize=(4 * len(results), 4.8), layout="constrained")
     for i, result in enumerate(results.values()):
         axes = figure.add_subplot(1, len(results), i + 1)
-        axes.scatter(skin[front, 0], skin[front, 2], c=shade, cmap="gray", s=1.0, vmin=0, vmax=1.2, rasterized=True)
+        axes.scatter(*skin[front][:, [0, 2]].T, c=shade, cmap="gray", s=11, linewidths=0, vmin=0, vmax=1.2)
         own = [name for fold in result.predictions for name in fold.names].index(names[subject])
         for points, colour, label in (
             (result.stack("truth")[own], "#1b9e3c", "truth"),
