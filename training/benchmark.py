@@ -13,6 +13,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
@@ -51,7 +52,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:  # noqa: UP045
     for name in names:
         # Noted before: while a row is being measured, commit and weights may change under it.
         facts = {
-            **describe_environment(settings),
+            **describe_environment(replace(settings, weights=settings.palnet) if name == "pal-net" else settings),
             "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "load_average": os.getloadavg()[0],
         }
