@@ -331,11 +331,12 @@ def _empty(path: Path) -> None:
     path.with_name(path.name + ".sha256").unlink()
 
 
-def _rewrite(path: Path, metadata: dict[str, str], **arrays: NDArray[np.float32]) -> None:
-    """The file with other metadata or further arrays, whole in itself."""
+def _rewrite(path: Path, metadata: dict[str, str | None], **arrays: NDArray[np.float32]) -> None:
+    """The file with other metadata (None: left out) or further arrays, whole in itself."""
     weights = load_weights(path)
     path.with_name(path.name + ".sha256").unlink()
-    save_weights(path, {**weights.arrays, **arrays}, {**weights.metadata, **metadata})
+    facts = {key: value for key, value in {**weights.metadata, **metadata}.items() if value is not None}
+    save_weights(path, {**weights.arrays, **arrays}, facts)
 
 
 def _other_network(path: Path) -> None:
@@ -343,8 +344,13 @@ def _other_network(path: Path) -> None:
 
 
 def _other_landmarks(path: Path) -> None:
+    """Which the reference face does not have, nor the file says where a mean face has them."""
     labels = [f"p{number}" for number in range(50)]
-    _rewrite(path, {"labels": json.dumps(labels)})
+    _rewrite(path, {"labels": json.dumps(labels), "mean_landmarks": None, "landmark_normals": None})
+
+
+def _half_the_mean_landmarks(path: Path) -> None:
+    _rewrite(path, {"mean_landmarks": json.dumps(np.zeros((25, 3)).tolist())})
 
 
 def _other_parameters(path: Path) -> None:
@@ -352,7 +358,16 @@ def _other_parameters(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_damage_a_byte, _truncate, _empty, _other_network, _other_landmarks, _other_parameters]
+    "change",
+    [
+        _damage_a_byte,
+        _truncate,
+        _empty,
+        _other_network,
+        _other_landmarks,
+        _half_the_mean_landmarks,
+        _other_parameters,
+    ],
 )
 def test_corrupted_or_foreign_weights(change: Callable[[Path], None], resources: Path, tmp_path: Path) -> None:
     weights = tmp_path / "Copy.safetensors"

@@ -461,7 +461,7 @@ def test_weights_of_another_scheme_are_refused(loaded: Any, tmp_path: Path) -> N
     save_weights(path, bundled.arrays, {**bundled.metadata, "labels": json.dumps(labels)})
     loaded.ui.weightsSelector.currentPath = str(path)
     assert loaded._parameterNode.weights == ""
-    assert "choose weights of the same landmark scheme" in loaded.ui.statusLabel.text
+    assert "choose weights trained for the 50 landmarks of this module" in loaded.ui.statusLabel.text
 
 
 def test_a_large_scan_goes_to_a_process_of_its_own(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
