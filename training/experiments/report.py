@@ -116,6 +116,7 @@ def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
 
     ``training.cross_validate`` takes up such a folder as its own.
     """
+    kept.mkdir(parents=True, exist_ok=True)
     for name in tables.load_results(runs):
         for file in sorted((runs / name).glob("fold-?.npz")):
             copy = kept / name / file.name
