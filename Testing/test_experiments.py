@@ -238,6 +238,12 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_what_is_kept_has_its_facts_before_the_first_result(tmp_path: Path) -> None:
+    report.keep_predictions(tmp_path / "runs", {"subjects": 3}, tmp_path / "report" / "predictions")
+    kept = tmp_path / "report" / "predictions" / "facts.json"
+    assert json.loads(kept.read_text(encoding="utf-8")) == {"subjects": 3}
+
+
 def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     laboratory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
