@@ -101,13 +101,14 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
     skin = (mesh.points * found.mm_per_unit) @ rotation.T + shift
     normals = mesh.vertex_normals @ rotation.T
-    front = np.flatnonzero((np.abs(skin) < (110, 1e9, 130)).all(axis=1) & (normals[:, 1] < 0))
-    front = front[np.argsort(-skin[front, 1])]  # what lies behind is drawn first
-    shade = np.clip(0.25 - 0.75 * normals[front] @ (0.3, 0.9, -0.3), 0, 1)
+    seen = (np.abs(skin) < (110, 1e9, 130)).all(axis=1) & (normals[:, 1] < 0.2)
+    triangles = mesh.triangles[seen[mesh.triangles].all(axis=1)]
+    triangles = triangles[np.argsort(-skin[triangles, 1].mean(axis=1))]  # what lies behind is drawn first
+    shade = np.clip(0.25 - 0.75 * normals @ (0.3, 0.9, -0.3), 0, 1)
     figure = Figure(figsize=(4 * len(results), 4.8), layout="constrained")
     for i, result in enumerate(results.values()):
         axes = figure.add_subplot(1, len(results), i + 1)
-        axes.scatter(*skin[front][:, [0, 2]].T, c=shade, cmap="gray", s=11, linewidths=0, vmin=0, vmax=1.2)
+        axes.tripcolor(*skin[:, [0, 2]].T, triangles, shade, shading="gouraud", cmap="gray", vmin=0, vmax=1.2)
         own = [name for fold in result.predictions for name in fold.names].index(names[subject])
         for points, colour, label in (
             (result.stack("truth")[own], "#1b9e3c", "truth"),
@@ -117,7 +118,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
             axes.plot(placed[:, 0], placed[:, 2], "o", markersize=3, color=colour, label=label, alpha=0.85)
         mean = np.nanmean(result.errors()[own])
         axes.set_title(f"{result.title}: {mean:.2f} mm", fontsize=10)
-        axes.set_aspect("equal")
+        axes.set(aspect="equal", xlim=(-110, 110), ylim=(-130, 130))
         axes.set_axis_off()
     figure.axes[0].legend(fontsize=8, loc="lower left")
     _save(figure, path)
