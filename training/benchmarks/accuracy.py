@@ -18,6 +18,7 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
+from ..measurements import measurements
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
 from .metrics import GROSS_MM, Array, calibration, distances, failures, missing_rates, summary
@@ -141,8 +142,7 @@ def certainty_row(errors: Array, hidden_errors: Array, deviations: Array, scheme
 
     ``errors`` and ``hidden_errors`` (n, L) are of landmarks that a scan shows and that it does not, else NaN.
     """
-    tragion = ("T_R", "T_L")
-    ears = [i for i, one in enumerate(scheme.landmarks) if one.region == "ears" and one.label not in tragion]
+    ears = [scheme.labels.index(label) for label in measurements()["ears"]]
     trichion = [scheme.labels.index("Tr")]
     told = {
         "all": calibration(errors, deviations),

@@ -101,8 +101,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
     skin = (mesh.points * found.mm_per_unit) @ rotation.T + shift
     normals = mesh.vertex_normals @ rotation.T
-    seen = (np.abs(skin) < (110, 1e9, 130)).all(axis=1) & (normals[:, 1] < 0.2)
-    triangles = mesh.triangles[seen[mesh.triangles].all(axis=1)]
+    triangles = mesh.triangles[(normals[mesh.triangles, 1] < 0.2).all(axis=1)]
     triangles = triangles[np.argsort(-skin[triangles, 1].mean(axis=1))]  # what lies behind is drawn first
     shade = np.clip(0.25 - 0.75 * normals @ (0.3, 0.9, -0.3), 0, 1)
     figure = Figure(figsize=(4 * len(results), 4.8), layout="constrained")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.resources import resource_path
 
 from ..benchmarks.metrics import GROSS_MM, calibration, failures
+from ..measurements import measurements
 from .methods import ABLATIONS, METHODS
 from .predictions import Predictions
 
@@ -199,14 +200,17 @@ def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.
     groups = _hard_groups(next(iter(results.values())).labels)
     if not groups:
         return None
+    means = {
+        name: {group: float(np.nanmean(errors[:, chosen])) for group, chosen in groups.items()}
+        for name, errors in ((name, result.errors()) for name, result in results.items())
+    }
     rows = []
-    for result in results.values():
+    for name, result in results.items():
         row: dict[str, Any] = {"method": result.title}
-        for group, chosen in groups.items():
-            mean = float(np.nanmean(result.errors()[:, chosen]))
+        for group, mean in means[name].items():
             row[f"{group} mm"] = f"{mean:.2f}"
-            if baseline in results:
-                row[f"{group}, ratio"] = f"{mean / np.nanmean(results[baseline].errors()[:, chosen]):.2f}"
+            if baseline in means:
+                row[f"{group}, ratio"] = f"{mean / means[baseline][group]:.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -240,13 +244,6 @@ def _hard_groups(labels: Sequence[str]) -> dict[str, list[int]]:
     wanted = {"ears": set(measurements()["ears"]), "trichion": {"Tr"}, "gonion": {"Go_R", "Go_L"}}
     groups = {name: [i for i, label in enumerate(labels) if label in those] for name, those in wanted.items()}
     return {name: chosen for name, chosen in groups.items() if chosen}
-
-
-@lru_cache(maxsize=1)
-def measurements() -> dict[str, Any]:
-    """The clinicians' distances and angles, and the ear points that Table 7 leaves out."""
-    path = Path(__file__).resolve().parents[1] / "measurements.json"
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def _measured(results: Mapping[str, Results], wanted: Any, keys: Any, measure: Any, unit: str, names: Any) -> Any:
