@@ -178,11 +178,12 @@ def test_alignment_row_counts_the_hopeless_apart() -> None:
 
 
 def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> None:
-    accuracy = pytest.importorskip("training.benchmarks.accuracy")
     from PALNetLandmarksLib.scheme import load_scheme
 
+    from training.measurements import inner_landmarks
+
     scheme = load_scheme()
-    inner = {label for label, chosen in zip(scheme.labels, accuracy.inner_landmarks(scheme)) if chosen}
+    inner = {scheme.labels[i] for i in inner_landmarks(scheme)}
     assert {"G", "N", "Pg", "Gn", "Ex_R", "Is_L", "Or_L", "Al_R", "Ch_L", "Cph_R"} <= inner
     assert not {"Tr", "T_R", "Go_L", "Zy_R", "Ft_L", "Chk_R"} & inner
     assert len(inner) == 31

@@ -239,9 +239,13 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_kept_has_its_facts_before_the_first_result(tmp_path: Path) -> None:
-    report.keep_predictions(tmp_path / "runs", {"subjects": 3}, tmp_path / "report" / "predictions")
-    kept = tmp_path / "report" / "predictions" / "facts.json"
-    assert json.loads(kept.read_text(encoding="utf-8")) == {"subjects": 3}
+    runs, kept = tmp_path / "runs", tmp_path / "report" / "predictions"
+    runs.mkdir()
+    (runs / "commits.json").write_text('{"template/fold-0.npz": "abc"}', encoding="utf-8")
+    report.keep_predictions(runs, {"subjects": 3}, kept)
+    assert json.loads((kept / "facts.json").read_text(encoding="utf-8")) == {"subjects": 3}
+    # Going on from what is kept, a report still knows which commit made it.
+    assert json.loads((kept / "commits.json").read_text(encoding="utf-8")) == {"template/fold-0.npz": "abc"}
 
 
 def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(

@@ -36,14 +36,11 @@ from .experiments.methods import (
 )
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
-from .experiments.report import keep_predictions, write_report
+from .experiments.report import COMMITS, keep_predictions, write_report
 from .folder import AlignedScan, Subject, align_scans, find_subjects, read_landmark_files, scheme_of
 from .model_card import commit
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
-
-#: In the output folder: which commit made each result.
-COMMITS = "commits.json"
 
 _console = Console(stderr=True)
 

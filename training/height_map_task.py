@@ -23,6 +23,7 @@ from torch import Tensor
 from .augmentation import FIRST_PASS, draw_view, unpack
 from .fast_height_maps import cut_height_maps_fast
 from .loop import split_batches
+from .measurements import inner_landmarks
 from .prepared import PreparedScan, load_prepared
 
 #: How much the error of a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing
@@ -39,15 +40,6 @@ def network_config(
         kinds.append(kinds[other] if 0 <= other < i else max(kinds, default=-1) + 1)
     sides = [0 if other in (i, -1) else 1 if mean_landmarks[i, 0] < 0 else 2 for i, other in enumerate(mirrored)]
     return HeightMapNetConfig(kinds=tuple(kinds), sides=tuple(sides), maps=maps or HeightMapConfig())
-
-
-def inner_landmarks(scheme: LandmarkScheme) -> list[int]:
-    """Indices of eyes, nose, mouth and midline, less the trichion: what every scan shows."""
-    return [
-        i
-        for i, landmark in enumerate(scheme.landmarks)
-        if landmark.region in ("eyes", "nose", "mouth") or (landmark.side == "midline" and landmark.label != "Tr")
-    ]
 
 
 @dataclass(frozen=True)

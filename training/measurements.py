@@ -1,4 +1,4 @@
-"""What clinicians measure, and the ear points that the paper's Table 7 leaves out; the facts are in the JSON beside."""
+"""What clinicians measure, and groups of landmarks that tables speak of; the facts are in the JSON beside."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from PALNetLandmarksLib.scheme import LandmarkScheme
+
 
 @lru_cache(maxsize=1)
 def measurements() -> dict[str, Any]:
     """``distances`` and ``angles`` by their landmarks' labels, ``ears`` the eight labels of the ears' rims."""
     return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def inner_landmarks(scheme: LandmarkScheme) -> list[int]:
+    """Indices of eyes, nose, mouth and midline, less the trichion: what every scan shows."""
+    return [
+        i
+        for i, landmark in enumerate(scheme.landmarks)
+        if (landmark.region in ("eyes", "nose", "mouth") or landmark.side == "midline") and landmark.label != "Tr"
+    ]

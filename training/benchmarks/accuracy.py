@@ -18,7 +18,7 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
-from ..measurements import measurements
+from ..measurements import inner_landmarks, measurements
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
 from .metrics import GROSS_MM, Array, calibration, distances, failures, missing_rates, summary
@@ -56,16 +56,6 @@ def measure_accuracy(settings: Settings) -> list[Row]:
 def measure_palnet(settings: Settings) -> list[Row]:
     """PAL-Net as published on the same captures, from ``settings.palnet``."""
     return [palnet_row(_measure_clinic(settings, settings.palnet, "PAL-Net"), load_scheme())]
-
-
-def inner_landmarks(scheme: LandmarkScheme) -> NDArray[np.bool_]:
-    """(L,) bool: eyes, nose, mouth and midline less Tr."""
-    return np.array(
-        [
-            (landmark.region in ("eyes", "nose", "mouth") or landmark.side == "midline") and landmark.label != "Tr"
-            for landmark in scheme.landmarks
-        ]
-    )
 
 
 def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[Row]:

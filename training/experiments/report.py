@@ -21,6 +21,9 @@ from .predictions import Predictions
 #: In a folder of predictions: what the run was, as the report says it.
 FACTS = "facts.json"
 
+#: Beside it, where the runs had it: which commit made each result.
+COMMITS = "commits.json"
+
 TITLES = {
     "table_1": "Table 1: point-wise and distance-wise error against the truth without annotator's scatter",
     "table_1_all": "Table 1 with the peers, on the folds that every method has",
@@ -131,6 +134,8 @@ def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
                 short = [{key: float(f"{value:.4g}") for key, value in entry.items()} for entry in entries]
                 copy.write_text(json.dumps(short), encoding="utf-8")
     (kept / FACTS).write_text(json.dumps(dict(facts), indent=1), encoding="utf-8")
+    if (runs / COMMITS).exists():
+        (kept / COMMITS).write_text((runs / COMMITS).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def main() -> None:
