@@ -433,6 +433,25 @@ def test_early_stopping_and_best_weights(tmp_path):
     assert not torch.equal(best["weight"], last["weight"])
 
 
+class Adjustable(torch.nn.Linear):
+    """A line that may start from given weights."""
+
+    def load_arrays(self, arrays):
+        self.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def test_finetuning_never_ends_worse_than_it_began(tmp_path, monkeypatch):
+    monkeypatch.setattr(Line, "build", lambda self: Adjustable(1, 1))
+    start = {"weight": np.full((1, 1), 2.0, np.float32), "bias": np.zeros(1, np.float32)}
+    recipe, device = Recipe(epochs=3, early_stop=0), torch.device("cpu")
+    network, history = train(Line([1.0, 3.0, 2.0, 1.5]), recipe, tmp_path / "worse", device, initial=start)
+    assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
+    assert network.weight.item() == 2.0 and network.bias.item() == 0.0
+    start["weight"] += 1.0
+    network, _ = train(Line([4.0, 3.0, 2.0, 1.5]), recipe, tmp_path / "better", device, initial=start)
+    assert network.weight.item() < 3.0
+
+
 def test_run_of_another_optimizer_kernel_goes_on(tmp_path, monkeypatch):
     """A checkpoint of a machine, or a version, without the fused kernel is taken up by one that has it, and back."""
     recipe, device = Recipe(epochs=4, early_stop=0, learning_rate=0.05, batch_size=4), torch.device("cpu")

@@ -65,7 +65,7 @@ def main() -> None:
         metadata["deviation_scale"] = np.round(scale, 4).tolist()
     history = json.loads((a.run / "history.json").read_text(encoding="utf-8"))
     best = min(history, key=lambda entry: entry["error_mm"])
-    facts = {"commit": commit(), "epochs": len(history), "best_validation": best}
+    facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}
     digest = write_weights(a.output, network.to_arrays(), metadata, a.version, facts)
     splits = {
         "training": {"folder": a.data, "subjects": a.subjects},
@@ -84,7 +84,7 @@ def main() -> None:
         "commit": facts["commit"],
         "device": "cpu",
         "processes": 1,
-        "epochs": len(history),
+        "epochs": history[-1]["epoch"],
         "best": best,
         "test": None,
     }

@@ -127,7 +127,8 @@ def train(
     ----------
     minutes : stop before the epoch that would take all epochs together beyond this (0: no limit). On a processor its
         own time counts, divided by torch's threads: interruptions and other work on the machine take nothing of it.
-    initial : weights to start from, by name, instead of random ones.
+    initial : weights to start from, by name, instead of random ones. They are validated first (epoch 0) and kept where
+        no epoch is better.
 
     Returns
     -------
@@ -156,6 +157,7 @@ def train(
     state["spent"] = 0.0  # seconds
     history: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.pt"
+    console = Console(stderr=True, quiet=rank > 0)
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
@@ -163,10 +165,18 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         state, history = saved["state"], saved["history"]
+    elif initial is not None:
+        # What training starts from is the first to beat: few or scattered annotations may make it worse.
+        averaged.eval()
+        entry = _from_first([{"epoch": 0, **task.validate(averaged)} if rank == 0 else {}], world)[0]
+        console.print(_line(entry))
+        history.append(entry)
+        _note_progress(state, entry[recipe.watched], recipe)
+        if rank == 0:
+            _save(folder / "best.pt", averaged.state_dict())
 
     samples = recipe.samples_per_epoch or task.size
     steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
-    console = Console(stderr=True, quiet=rank > 0)
     while (
         state["epoch"] < recipe.epochs
         and not (recipe.early_stop and state["since_best"] >= recipe.early_stop)
@@ -211,7 +221,7 @@ def train(
             state["spent"] += _clock(device) - clock
         entry, state["spent"] = _from_first([entry, state["spent"]], world)
         history.append(entry)
-        console.print(" ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+        console.print(_line(entry))
         if not np.isfinite(entry[recipe.watched]):
             raise FloatingPointError(
                 f"The validation error after epoch {state['epoch']} is {entry[recipe.watched]}: the training diverged; "
@@ -240,6 +250,10 @@ def train(
     averaged.load_state_dict(torch.load(folder / "best.pt", map_location=device, weights_only=True))
     averaged.eval()
     return averaged, history
+
+
+def _line(entry: Mapping[str, float]) -> str:
+    return " ".join(f"{key} {value:.4g}" for key, value in entry.items())
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -326,10 +340,12 @@ def draw_curves(history: list[dict[str, float]], watched: str, path: Path) -> No
     figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.add_subplot()
     epochs = [entry["epoch"] for entry in history]
-    left.plot(epochs, [entry["loss"] for entry in history], label="training loss")
-    left.plot(epochs, [entry[watched] for entry in history], label=f"validation {watched}")
+    losses = [entry.get("loss", np.nan) for entry in history]  # none before the first epoch
+    errors = [entry[watched] for entry in history]
+    left.plot(epochs, losses, label="training loss")
+    left.plot(epochs, errors, label=f"validation {watched}")
     left.set_xlabel("epoch")
-    left.set_ylim(bottom=0, top=1.1 * float(np.nanmax([max(e["loss"], e[watched]) for e in history[1:] or history])))
+    left.set_ylim(bottom=0, top=1.1 * float(np.nanmax([losses[1:] or losses, errors[1:] or errors])))
     left.legend()
     left.grid(alpha=0.3)
     FigureCanvasAgg(figure).print_png(str(path))

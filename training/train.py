@@ -438,7 +438,7 @@ def _finish(
         "started_from": load_weights(a.finetune).sha256 if a.finetune else "random weights",
         "commit": commit(),
         "seed": recipe.seed,
-        "epochs": len(history),
+        "epochs": history[-1]["epoch"],
         "best_validation": best,
         "subjects": counts,
     }
@@ -473,7 +473,7 @@ def _finish(
             "commit": facts["commit"],
             "device": str(device),
             "processes": world,
-            "epochs": len(history),
+            "epochs": history[-1]["epoch"],
             "best": best,
             "test": test,
         },

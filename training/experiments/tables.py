@@ -290,8 +290,8 @@ def _training(runs: Path, result: Results) -> tuple[str, str]:
         note = runs / f"{result.method}-{number}" / "history.json"
         if note.exists():
             history = json.loads(note.read_text(encoding="utf-8"))
-            epochs.append(len(history))
-            seconds += [entry["seconds"] for entry in history]
+            epochs.append(int(history[-1]["epoch"]))
+            seconds += [entry["seconds"] for entry in history if "seconds" in entry]
     return ", ".join(map(str, epochs)), f"{np.median(seconds):.1f}" if seconds else ""
 
 
