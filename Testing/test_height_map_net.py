@@ -25,6 +25,7 @@ TINY = HeightMapNetConfig(
     width=4,
     layers=2,
     heads=2,
+    mixing=5,
 )
 
 
@@ -43,7 +44,7 @@ def random_weights(config: HeightMapNetConfig, seed: int) -> dict[str, NDArray[n
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in config.shapes().items():
-        if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
+        if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight")):
             values = rng.normal(1.0, 0.2, shape)
         elif name.endswith((".bias", "gain", "shift", "embedding")):
             values = rng.normal(0.0, 0.3, shape)
@@ -151,6 +152,14 @@ def forward_by_loops(
             y = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in y]
             y = affine(w[f"{name}.down.weight"], w[f"{name}.down.bias"], y)
             tokens[i] = [a + b for a, b in zip(x, y)]
+        if config.mixing:
+            third = [normalised(x, w[f"{name}.norm3.weight"], w[f"{name}.norm3.bias"]) for x in tokens]
+            for channel in range(config.width):
+                y = affine(w[f"{name}.gather.weight"], w[f"{name}.gather.bias"], [x[channel] for x in third])
+                y = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in y]
+                y = affine(w[f"{name}.scatter.weight"], w[f"{name}.scatter.bias"], y)
+                for x, value in zip(tokens, y):
+                    x[channel] += value
     offsets, deviations = [], []
     for kind, x in zip(config.kinds, tokens):
         x = normalised(x, w["norm.weight"], w["norm.bias"])
@@ -160,11 +169,12 @@ def forward_by_loops(
     return offsets, deviations
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_tiny_network_does_what_the_loops_do(seed: int) -> None:
-    weights, (maps, centres) = random_weights(TINY, seed), random_input(TINY, seed)
-    offsets, deviation = HeightMapNet(TINY, weights).forward(maps, centres)
-    expected_offsets, expected_deviation = forward_by_loops(TINY, weights, maps, centres)
+@pytest.mark.parametrize(("seed", "mixing"), [(0, 5), (1, 5), (2, 0)])
+def test_a_tiny_network_does_what_the_loops_do(seed: int, mixing: int) -> None:
+    config = replace(TINY, mixing=mixing)
+    weights, (maps, centres) = random_weights(config, seed), random_input(config, seed)
+    offsets, deviation = HeightMapNet(config, weights).forward(maps, centres)
+    expected_offsets, expected_deviation = forward_by_loops(config, weights, maps, centres)
     assert np.ptp(offsets) > 1.0
     np.testing.assert_allclose(offsets, expected_offsets, atol=2e-4)
     np.testing.assert_allclose(deviation, expected_deviation, rtol=2e-4)
@@ -185,8 +195,12 @@ def test_the_number_of_weights_follows_from_the_architecture() -> None:
     token = 160 * (2 * 128 + 3) + 160 + kinds * 160 + 3 * 160
     layer = (3 * 160 * 160 + 3 * 160) + (160 * 160 + 160) + 2 * (2 * 160 * 160) + 320 + 160 + 4 * 160
     head = 2 * 160 + kinds * 4 * 161
+    mixing = 2 * 160 + 2 * 50 * 128 + 128 + 50
     assert sum(int(np.prod(shape)) for shape in config.shapes().values()) == (
         convolutions + read + token + 3 * layer + head
+    )
+    assert sum(int(np.prod(shape)) for shape in replace(config, mixing=128).shapes().values()) == (
+        convolutions + read + token + 3 * (layer + mixing) + head
     )
 
 
@@ -208,6 +222,9 @@ def test_landmarks_listed_in_another_order_are_placed_alike() -> None:
     shuffled = replace(TINY, kinds=tuple(TINY.kinds[i] for i in order), sides=tuple(TINY.sides[i] for i in order))
     weights, (maps, centres) = random_weights(TINY, 4), random_input(TINY, 4)
     offsets, deviation = HeightMapNet(TINY, weights).forward(maps, centres)
+    for layer in range(TINY.layers):
+        for name, axis in (("gather.weight", 1), ("scatter.weight", 0), ("scatter.bias", 0)):
+            weights[f"layer{layer}.{name}"] = weights[f"layer{layer}.{name}"].take(order, axis)
     other_offsets, other_deviation = HeightMapNet(shuffled, weights).forward(maps[:, order], centres[order])
     np.testing.assert_allclose(other_offsets, offsets[order], atol=1e-4)
     np.testing.assert_allclose(other_deviation, deviation[order], rtol=1e-4)
@@ -222,12 +239,14 @@ def test_each_landmark_sees_the_others() -> None:
 
 
 def test_left_and_right_differ_by_their_side_alone() -> None:
-    weights, (maps, centres) = random_weights(TINY, 6), random_input(TINY, 6)
+    """And by what the mixing knows of each landmark by itself."""
+    config = replace(TINY, mixing=0)
+    weights, (maps, centres) = random_weights(config, 6), random_input(config, 6)
     maps[:, 2], centres[2] = maps[:, 1], centres[1]
-    offsets, _ = HeightMapNet(TINY, weights).forward(maps, centres)
+    offsets, _ = HeightMapNet(config, weights).forward(maps, centres)
     assert np.abs(offsets[1] - offsets[2]).max() > 1e-3
     weights["side.embedding"][2] = weights["side.embedding"][1]
-    offsets, deviation = HeightMapNet(TINY, weights).forward(maps, centres)
+    offsets, deviation = HeightMapNet(config, weights).forward(maps, centres)
     np.testing.assert_allclose(offsets[1], offsets[2], atol=1e-5)
     assert deviation[1] == pytest.approx(deviation[2], rel=1e-5)
 
@@ -276,7 +295,7 @@ def test_numpy_and_torch_agree(seed: int) -> None:
     torch = pytest.importorskip("torch", reason="the twin for GPUs and training needs torch")
     from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 
-    config = full_config()
+    config = replace(full_config(), mixing=128 * (seed > 0))
     weights = random_weights(config, seed)
     batch = [random_input(config, 10 * seed + i) for i in range(2)]
     twin = HeightMapNetTorch(config)

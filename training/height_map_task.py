@@ -30,6 +30,9 @@ from .prepared import PreparedScan, load_prepared
 #: shows it. Its doubt counts like any other's: deviations must be as honest there as elsewhere.
 HIDDEN_WEIGHT = 0.25
 
+#: Combinations of all landmarks that each layer of a newly trained network forms.
+MIXING = 128
+
 
 def network_config(
     mirrored: Sequence[int], mean_landmarks: NDArray[np.float64], maps: HeightMapConfig | None = None
@@ -39,7 +42,7 @@ def network_config(
     for i, other in enumerate(mirrored):
         kinds.append(kinds[other] if 0 <= other < i else max(kinds, default=-1) + 1)
     sides = [0 if other in (i, -1) else 1 if mean_landmarks[i, 0] < 0 else 2 for i, other in enumerate(mirrored)]
-    return HeightMapNetConfig(kinds=tuple(kinds), sides=tuple(sides), maps=maps or HeightMapConfig())
+    return HeightMapNetConfig(tuple(kinds), tuple(sides), maps=maps or HeightMapConfig(), mixing=MIXING)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The shipped network: height maps around first guesses in, landmark offsets and their certainty out (numpy forward).
 
 A small convolutional trunk reads each landmark's height maps, told by a landmark-specific scaling of its channels
-which landmark it looks at; a few layers of attention let the landmarks agree on a face; a landmark-specific
-linear head gives the offset from the map's centre and its standard deviation. One network serves every pass: centres
+which landmark it looks at; a few layers of attention, each followed by a small network across the landmarks
+("mixing", after MLP-Mixer, arXiv 2105.01601), let the landmarks agree on a face; a landmark-specific linear head gives
+the offset from the map's centre and its standard deviation. One network serves every pass: centres
 are re-drawn on the previous prediction. ``height_map_net_torch`` is the same in torch, for training and GPUs.
 """
 
@@ -25,7 +26,8 @@ OFFSET_UNIT_MM = 5.0
 class HeightMapNetConfig:
     """Architecture. ``kinds`` numbers the landmarks' kinds: a left and a right landmark of one name share theirs.
 
-    ``sides`` is 0 for the midline, 1 for the right, 2 for the left.
+    ``sides`` is 0 for the midline, 1 for the right, 2 for the left. ``mixing`` is the number of combinations of all
+    landmarks that each layer forms (0: none, as in weights up to 0.3.0).
     """
 
     kinds: tuple[int, ...]
@@ -37,6 +39,7 @@ class HeightMapNetConfig:
     width: int = 160
     layers: int = 3
     heads: int = 4
+    mixing: int = 0
 
     @property
     def landmarks(self) -> int:
@@ -80,6 +83,12 @@ class HeightMapNetConfig:
             for name in ("norm1", "norm2"):
                 shapes[f"layer{i}.{name}.weight"] = (self.width,)
                 shapes[f"layer{i}.{name}.bias"] = (self.width,)
+            if self.mixing:
+                shapes[f"layer{i}.norm3.weight"] = shapes[f"layer{i}.norm3.bias"] = (self.width,)
+                shapes[f"layer{i}.gather.weight"] = (self.mixing, self.landmarks)
+                shapes[f"layer{i}.gather.bias"] = (self.mixing,)
+                shapes[f"layer{i}.scatter.weight"] = (self.landmarks, self.mixing)
+                shapes[f"layer{i}.scatter.bias"] = (self.landmarks,)
         shapes["norm.weight"] = (self.width,)
         shapes["norm.bias"] = (self.width,)
         shapes["head.weight"] = (kinds, 4, self.width)
@@ -127,6 +136,10 @@ class HeightMapNet:
             y = _normalise(x, w[f"layer{layer}.norm2.weight"], w[f"layer{layer}.norm2.bias"])
             y = _gelu(y @ w[f"layer{layer}.up.weight"].T + w[f"layer{layer}.up.bias"])
             x = x + y @ w[f"layer{layer}.down.weight"].T + w[f"layer{layer}.down.bias"]
+            if self.config.mixing:
+                y = _normalise(x, w[f"layer{layer}.norm3.weight"], w[f"layer{layer}.norm3.bias"])
+                y = _gelu(w[f"layer{layer}.gather.weight"] @ y + w[f"layer{layer}.gather.bias"][:, None])
+                x = x + w[f"layer{layer}.scatter.weight"] @ y + w[f"layer{layer}.scatter.bias"][:, None]
         x = _normalise(x, w["norm.weight"], w["norm.bias"])
         out = np.einsum("lw,low->lo", x, w["head.weight"][self._kinds]) + w["head.bias"][self._kinds]
         return out[:, :3] * np.float32(OFFSET_UNIT_MM), np.exp(np.clip(out[:, 3], -6, 4)) * np.float32(OFFSET_UNIT_MM)

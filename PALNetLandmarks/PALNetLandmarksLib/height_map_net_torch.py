@@ -50,6 +50,10 @@ class HeightMapNetTorch(nn.Module):
             x = x + self._attention(i, self._norm(x, f"layer{i}.norm1"))
             y = functional.gelu(self._linear(self._norm(x, f"layer{i}.norm2"), f"layer{i}.up"))
             x = x + self._linear(y, f"layer{i}.down")
+            if self.config.mixing:
+                y = self._norm(x, f"layer{i}.norm3").transpose(1, 2)
+                y = functional.gelu(self._linear(y, f"layer{i}.gather"))
+                x = x + self._linear(y, f"layer{i}.scatter").transpose(1, 2)
         x = self._norm(x, "norm")
         out = torch.einsum("blw,low->blo", x, self._w("head.weight")[self._kinds])
         out = out + self._w("head.bias")[self._kinds]
@@ -96,10 +100,10 @@ class HeightMapNetTorch(nn.Module):
 
 
 def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """He-normal convolutions and readers, Glorot-normal attention, zero shifts and heads."""
-    if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
+    """He-normal convolutions and readers, Glorot-normal attention, zero shifts and ends of what is added."""
+    if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight")):
         return torch.ones(shape)
-    if name.endswith((".bias", ".kind_gain", ".kind_shift")) or name.startswith("head"):
+    if name.endswith((".bias", ".kind_gain", ".kind_shift", "scatter.weight")) or name.startswith("head"):
         return torch.zeros(shape)
     if name.endswith("embedding"):
         return 0.02 * torch.randn(shape, generator=generator)
