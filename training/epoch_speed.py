@@ -3,8 +3,8 @@
     python -m training.epoch_speed --output training/reports
 
 Random patches of the published size (for our network, views of the reference face); a step is forward, loss, backward
-and update of a batch of 16. Each is timed in a process of its own, as the trainer's way with memory is for the whole
-process; the plain loop leaves memory as it is.
+and update of a batch of 16 (for our network, of as many smaller ones as its recipe says). Each is timed in a process of
+its own, as the trainer's way with memory is for the whole process; the plain loop leaves memory as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from .prepared import prepare_placed_scan, save_prepared
 BATCH = 16
 #: Steps of an epoch of the paper: 171 training subjects.
 STEPS = 11
+
+#: How our network is trained.
+RECIPE = Path(__file__).resolve().parent / "configs" / "height-map-net.json"
 
 
 def main() -> None:
@@ -123,7 +126,8 @@ def palnet_step(_folder: Path) -> Callable[[], None]:
 
 
 def height_map_step(folder: Path) -> Callable[[], None]:
-    """One step of the shipped network as ``training.loop`` takes it, the drawing of its views and maps included."""
+    """The shipped network's steps through ``BATCH`` views as ``training.loop`` takes them, drawing of maps included."""
+    size = int(json.loads(RECIPE.read_text(encoding="utf-8"))["recipe"]["batch_size"])
     reference = load_reference()
     mesh = TriangleMesh(reference.points, reference.triangles)
     visible = np.ones(len(reference.labels), dtype=bool)
@@ -135,13 +139,14 @@ def height_map_step(folder: Path) -> Callable[[], None]:
     task = HeightMapTask(load_scheme(), reference, files, files[:1], seed=0)
     network = task.build()
     optimizer = _optimizer(network, Recipe())
-    batches = task.batches(0, 100 * BATCH, BATCH)
+    batches = task.batches(0, 100 * BATCH, size)
 
     def step() -> None:
-        value = task.loss(network, next(batches))
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
+        for _ in range(BATCH // size):
+            value = task.loss(network, next(batches))
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
 
     return step
 
