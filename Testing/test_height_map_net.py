@@ -26,6 +26,7 @@ TINY = HeightMapNetConfig(
     layers=2,
     heads=2,
     mixing=5,
+    joint=2,
 )
 
 
@@ -161,17 +162,23 @@ def forward_by_loops(
                 for x, value in zip(tokens, y):
                     x[channel] += value
     offsets, deviations = [], []
+    tokens = [normalised(x, w["norm.weight"], w["norm.bias"]) for x in tokens]
     for kind, x in zip(config.kinds, tokens):
-        x = normalised(x, w["norm.weight"], w["norm.bias"])
         out = affine(w["head.weight"][kind], w["head.bias"][kind], x)
         offsets.append([value * OFFSET_UNIT_MM for value in out[:3]])
         deviations.append(math.exp(min(max(out[3], -6.0), 4.0)) * OFFSET_UNIT_MM)
+    if config.joint:
+        rows = w["joint.features.weight"]
+        read = [sum(float(a) * v for a, v in zip(row, x)) for x in tokens for row in rows]
+        for i, row in enumerate(w["joint.offsets.weight"]):
+            value = sum(float(a) * v for a, v in zip(row, read)) / math.sqrt(len(read))
+            offsets[i // 3][i % 3] += value * OFFSET_UNIT_MM
     return offsets, deviations
 
 
 @pytest.mark.parametrize(("seed", "mixing"), [(0, 5), (1, 5), (2, 0)])
 def test_a_tiny_network_does_what_the_loops_do(seed: int, mixing: int) -> None:
-    config = replace(TINY, mixing=mixing)
+    config = replace(TINY, mixing=mixing, joint=mixing)
     weights, (maps, centres) = random_weights(config, seed), random_input(config, seed)
     offsets, deviation = HeightMapNet(config, weights).forward(maps, centres)
     expected_offsets, expected_deviation = forward_by_loops(config, weights, maps, centres)
@@ -196,11 +203,12 @@ def test_the_number_of_weights_follows_from_the_architecture() -> None:
     layer = (3 * 160 * 160 + 3 * 160) + (160 * 160 + 160) + 2 * (2 * 160 * 160) + 320 + 160 + 4 * 160
     head = 2 * 160 + kinds * 4 * 161
     mixing = 2 * 160 + 2 * 50 * 128 + 128 + 50
+    joint = 16 * 160 + 150 * 50 * 16
     assert sum(int(np.prod(shape)) for shape in config.shapes().values()) == (
         convolutions + read + token + 3 * layer + head
     )
-    assert sum(int(np.prod(shape)) for shape in replace(config, mixing=128).shapes().values()) == (
-        convolutions + read + token + 3 * (layer + mixing) + head
+    assert sum(int(np.prod(shape)) for shape in replace(config, mixing=128, joint=16).shapes().values()) == (
+        convolutions + read + token + 3 * (layer + mixing) + head + joint
     )
 
 
@@ -225,6 +233,8 @@ def test_landmarks_listed_in_another_order_are_placed_alike() -> None:
     for layer in range(TINY.layers):
         for name, axis in (("gather.weight", 1), ("scatter.weight", 0), ("scatter.bias", 0)):
             weights[f"layer{layer}.{name}"] = weights[f"layer{layer}.{name}"].take(order, axis)
+    joint = weights["joint.offsets.weight"].reshape(3, 3, 3, TINY.joint)
+    weights["joint.offsets.weight"] = joint[order][:, :, order].reshape(9, -1)
     other_offsets, other_deviation = HeightMapNet(shuffled, weights).forward(maps[:, order], centres[order])
     np.testing.assert_allclose(other_offsets, offsets[order], atol=1e-4)
     np.testing.assert_allclose(other_deviation, deviation[order], rtol=1e-4)
@@ -240,7 +250,7 @@ def test_each_landmark_sees_the_others() -> None:
 
 def test_left_and_right_differ_by_their_side_alone() -> None:
     """And by what the mixing knows of each landmark by itself."""
-    config = replace(TINY, mixing=0)
+    config = replace(TINY, mixing=0, joint=0)
     weights, (maps, centres) = random_weights(config, 6), random_input(config, 6)
     maps[:, 2], centres[2] = maps[:, 1], centres[1]
     offsets, _ = HeightMapNet(config, weights).forward(maps, centres)
@@ -295,7 +305,7 @@ def test_numpy_and_torch_agree(seed: int) -> None:
     torch = pytest.importorskip("torch", reason="the twin for GPUs and training needs torch")
     from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 
-    config = replace(full_config(), mixing=128 * (seed > 0))
+    config = replace(full_config(), mixing=128 * (seed > 0), joint=16 * (seed > 1))
     weights = random_weights(config, seed)
     batch = [random_input(config, 10 * seed + i) for i in range(2)]
     twin = HeightMapNetTorch(config)

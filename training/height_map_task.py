@@ -30,8 +30,9 @@ from .prepared import PreparedScan, load_prepared
 #: shows it. Its doubt counts like any other's: deviations must be as honest there as elsewhere.
 HIDDEN_WEIGHT = 0.25
 
-#: Combinations of all landmarks that each layer of a newly trained network forms.
-MIXING = 128
+#: Combinations of all landmarks that each layer of a newly trained network forms, and features of each landmark that
+#: its last map from all landmarks to all offsets reads.
+MIXING, JOINT = 128, 16
 
 
 def network_config(
@@ -42,7 +43,7 @@ def network_config(
     for i, other in enumerate(mirrored):
         kinds.append(kinds[other] if 0 <= other < i else max(kinds, default=-1) + 1)
     sides = [0 if other in (i, -1) else 1 if mean_landmarks[i, 0] < 0 else 2 for i, other in enumerate(mirrored)]
-    return HeightMapNetConfig(tuple(kinds), tuple(sides), maps=maps or HeightMapConfig(), mixing=MIXING)
+    return HeightMapNetConfig(tuple(kinds), tuple(sides), maps=maps or HeightMapConfig(), mixing=MIXING, joint=JOINT)
 
 
 @dataclass(frozen=True)

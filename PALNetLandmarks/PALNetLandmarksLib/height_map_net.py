@@ -3,8 +3,9 @@
 A small convolutional trunk reads each landmark's height maps, told by a landmark-specific scaling of its channels
 which landmark it looks at; a few layers of attention, each followed by a small network across the landmarks
 ("mixing", after MLP-Mixer, arXiv 2105.01601), let the landmarks agree on a face; a landmark-specific linear head gives
-the offset from the map's centre and its standard deviation. One network serves every pass: centres
-are re-drawn on the previous prediction. ``height_map_net_torch`` is the same in torch, for training and GPUs.
+the offset from the map's centre and its standard deviation, and a last linear map from all landmarks to all offsets
+("joint") adds what a shape regression would. One network serves every pass: centres are re-drawn on the previous
+prediction. ``height_map_net_torch`` is the same in torch, for training and GPUs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class HeightMapNetConfig:
     """Architecture. ``kinds`` numbers the landmarks' kinds: a left and a right landmark of one name share theirs.
 
     ``sides`` is 0 for the midline, 1 for the right, 2 for the left. ``mixing`` is the number of combinations of all
-    landmarks that each layer forms (0: none, as in weights up to 0.3.0).
+    landmarks that each layer forms, ``joint`` the number of features of each landmark that a last linear map from all
+    landmarks to all offsets reads (0: none, as in weights up to 0.3.0).
     """
 
     kinds: tuple[int, ...]
@@ -40,6 +42,7 @@ class HeightMapNetConfig:
     layers: int = 3
     heads: int = 4
     mixing: int = 0
+    joint: int = 0
 
     @property
     def landmarks(self) -> int:
@@ -93,6 +96,9 @@ class HeightMapNetConfig:
         shapes["norm.bias"] = (self.width,)
         shapes["head.weight"] = (kinds, 4, self.width)
         shapes["head.bias"] = (kinds, 4)
+        if self.joint:
+            shapes["joint.features.weight"] = (self.joint, self.width)
+            shapes["joint.offsets.weight"] = (3 * self.landmarks, self.landmarks * self.joint)
         return shapes
 
 
@@ -142,6 +148,11 @@ class HeightMapNet:
                 x = x + w[f"layer{layer}.scatter.weight"] @ y + w[f"layer{layer}.scatter.bias"][:, None]
         x = _normalise(x, w["norm.weight"], w["norm.bias"])
         out = np.einsum("lw,low->lo", x, w["head.weight"][self._kinds]) + w["head.bias"][self._kinds]
+        if self.config.joint:
+            # Divided by its size, so that a step of training moves it no more than any other part.
+            features = (x @ w["joint.features.weight"].T).ravel()
+            features /= np.float32(np.sqrt(features.size))
+            out[:, :3] += (w["joint.offsets.weight"] @ features).reshape(-1, 3)
         return out[:, :3] * np.float32(OFFSET_UNIT_MM), np.exp(np.clip(out[:, 3], -6, 4)) * np.float32(OFFSET_UNIT_MM)
 
     def _trunk(self, scale: int, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -57,7 +57,12 @@ class HeightMapNetTorch(nn.Module):
         x = self._norm(x, "norm")
         out = torch.einsum("blw,low->blo", x, self._w("head.weight")[self._kinds])
         out = out + self._w("head.bias")[self._kinds]
-        return out[..., :3] * OFFSET_UNIT_MM, torch.exp(out[..., 3].clamp(-6, 4)) * OFFSET_UNIT_MM
+        offsets = out[..., :3]
+        if self.config.joint:
+            features = functional.linear(x, self._w("joint.features.weight")).flatten(1)
+            features = features / features.shape[1] ** 0.5
+            offsets = offsets + functional.linear(features, self._w("joint.offsets.weight")).reshape(offsets.shape)
+        return offsets * OFFSET_UNIT_MM, torch.exp(out[..., 3].clamp(-6, 4)) * OFFSET_UNIT_MM
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return functional.linear(x, self._w(f"{name}.weight"), self._w(f"{name}.bias"))
@@ -103,7 +108,7 @@ def _initial(name: str, shape: tuple[int, ...], generator: torch.Generator | Non
     """He-normal convolutions and readers, Glorot-normal attention, zero shifts and ends of what is added."""
     if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight")):
         return torch.ones(shape)
-    if name.endswith((".bias", ".kind_gain", ".kind_shift", "scatter.weight")) or name.startswith("head"):
+    if name.endswith((".bias", ".kind_gain", ".kind_shift", "scatter.weight", "joint.offsets.weight", "head.weight")):
         return torch.zeros(shape)
     if name.endswith("embedding"):
         return 0.02 * torch.randn(shape, generator=generator)
