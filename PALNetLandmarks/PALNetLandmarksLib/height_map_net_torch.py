@@ -59,9 +59,9 @@ class HeightMapNetTorch(nn.Module):
         out = out + self._w("head.bias")[self._kinds]
         offsets = out[..., :3]
         if self.config.joint:
-            features = functional.linear(x, self._w("joint.features.weight")).flatten(1)
-            features = features / features.shape[1] ** 0.5
-            offsets = offsets + functional.linear(features, self._w("joint.offsets.weight")).reshape(offsets.shape)
+            read = functional.linear(x, self._w("joint.features.weight")).flatten(1)
+            joint = functional.linear(read / read.shape[1] ** 0.5, self._w("joint.offsets.weight"))
+            offsets = offsets + joint.reshape(offsets.shape)
         return offsets * OFFSET_UNIT_MM, torch.exp(out[..., 3].clamp(-6, 4)) * OFFSET_UNIT_MM
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
