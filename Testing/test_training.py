@@ -35,6 +35,7 @@ from training.folder import (  # noqa: E402
     reference_with,
     split_names,
 )
+from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
 from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
@@ -361,6 +362,29 @@ def test_height_map_network_trains_on_pools_as_before(pool, tmp_path):
     np.testing.assert_allclose(weights.fact("mean_landmarks"), load_reference().landmarks, atol=1e-4)
     assert tuple(weights.fact("labels")) == load_scheme().labels
     assert LandmarkDetector.load(tmp_path / "weights.safetensors", device="cpu").labels == load_scheme().labels
+
+
+def test_many_subjects_bring_the_parts_across_landmarks(pool):
+    scheme, reference, scan = load_scheme(), load_reference(), next(pool.glob("*.prepared.npz"))
+    few = HeightMapTask(scheme, reference, [scan] * (ACROSS_FROM - 1), [], 0)
+    many = HeightMapTask(scheme, reference, [scan] * ACROSS_FROM, [], 0)
+    assert (few.config.mixing, few.config.joint) == (0, 0)
+    assert (many.config.mixing, many.config.joint) == (MIXING, JOINT)
+    for task, expected in ((few, False), (many, True)):
+        network = task.build()
+        assert has_across(network.state_dict()) == has_across(network.to_arrays()) == expected
+
+
+def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path):
+    """The bundled network learnt from many; few subjects go on with all of it."""
+    bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
+    recipe = {"batch_size": 2, "learning_rate": 1e-5}
+    more = ("--validation", str(pool), "--finetune", str(bundled))
+    run_trainer(pool, tmp_path, *more, config=HEIGHT_MAPS, epochs=1, **recipe)
+    trained = load_weights(tmp_path / "weights.safetensors")
+    assert trained.fact("config") == load_weights(bundled).fact("config")
+    history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
+    assert [entry["epoch"] for entry in history] == [0, 1]
 
 
 def test_denser_cloud_stays_on_the_surface():

@@ -20,7 +20,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 
 from .benchmarks.metrics import RADIUS_95, calibration
-from .height_map_task import HeightMapTask
+from .height_map_task import HeightMapTask, has_across
 
 #: The common scale counts as much as this many points of a landmark.
 PRIOR_POINTS = 40
@@ -52,9 +52,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--passes", type=int, default=3)
     a = parser.parse_args()
-    task = HeightMapTask(load_scheme(), load_reference(), a.validation, a.validation, 1, validation_limit=10_000)
+    weights = torch.load(a.run / "best.pt", map_location="cpu", weights_only=True)
+    across = has_across(weights)
+    task = HeightMapTask(load_scheme(), load_reference(), [], a.validation, 1, validation_limit=10_000, across=across)
     network = task.build()
-    network.load_state_dict(torch.load(a.run / "best.pt", map_location="cpu", weights_only=True))
+    network.load_state_dict(weights)
     network.eval()
     errors, deviations = task.run(network, a.passes)
     scale = fit_deviation_scale(errors, deviations, task.mirrored)

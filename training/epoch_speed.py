@@ -136,7 +136,7 @@ def height_map_step(folder: Path) -> Callable[[], None]:
     for number in range(2 * BATCH):
         files.append(folder / f"{number}.prepared.npz")
         save_prepared(files[-1], prepare_placed_scan(mesh, reference.landmarks, visible, reference, same))
-    task = HeightMapTask(load_scheme(), reference, files, files[:1], seed=0)
+    task = HeightMapTask(load_scheme(), reference, files, files[:1], seed=0, across=True)
     network = task.build()
     optimizer = _optimizer(network, Recipe())
     batches = task.batches(0, 100 * BATCH, size)

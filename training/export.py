@@ -21,7 +21,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import save_weights
 
-from .height_map_task import HeightMapTask
+from .height_map_task import HeightMapTask, has_across
 from .model_card import commit, write_model_card
 
 
@@ -56,9 +56,10 @@ def main() -> None:
     parser.add_argument("--started-from", default="random weights", help="the weights that the training began with")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    task = HeightMapTask(load_scheme(), load_reference(), [], [], seed=0)
+    weights = torch.load(a.run / "best.pt", map_location="cpu", weights_only=True)
+    task = HeightMapTask(load_scheme(), load_reference(), [], [], seed=0, across=has_across(weights))
     network = task.build()
-    network.load_state_dict(torch.load(a.run / "best.pt", map_location="cpu", weights_only=True))
+    network.load_state_dict(weights)
     metadata = {**task.metadata(), "passes": a.passes}
     if a.calibration:
         scale = json.loads(a.calibration.read_text(encoding="utf-8"))["deviation_scale"]

@@ -52,7 +52,7 @@ from .folder import (
     split_names,
     without_rare,
 )
-from .height_map_task import HeightMapTask
+from .height_map_task import HeightMapTask, has_across
 from .loop import Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
 from .model_card import commit, measure, write_model_card
@@ -243,7 +243,8 @@ def _height_map_task(
     if not source.scans:
         # A pool may grow during training, unless its share of subjects is fixed.
         training = source.files["training"] if a.limit or not a.validation else a.data
-        task = HeightMapTask(source.scheme, reference, training, source.files["validation"], recipe.seed, 40)
+        validation = source.files["validation"]
+        task = HeightMapTask(source.scheme, reference, training, validation, recipe.seed, 40, across=_across(a))
         return task, source
     bundled = source.scheme.labels == reference.labels
     mirrored = None
@@ -286,8 +287,17 @@ def _height_map_task(
         None,
         mirrored,
         registration_error=False,
+        across=_across(a),
     )
     return task, source
+
+
+def _across(a: argparse.Namespace) -> bool | None:
+    """What a run begins with or goes on with says whether its network has the parts that many subjects teach."""
+    checkpoint = a.output / "checkpoint.pt"
+    if checkpoint.exists():
+        return has_across(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
+    return has_across(load_weights(a.finetune).arrays) if a.finetune else None
 
 
 def _open_source(config: dict[str, Any], seed: int, reference: ReferenceFace, a: argparse.Namespace) -> Source:
