@@ -14,13 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PALNetLandmarksLib.reference import load_reference
-from PALNetLandmarksLib.scheme import load_scheme
 
 from .benchmarks.metrics import RADIUS_95, calibration
-from .height_map_task import HeightMapTask, has_across
+from .height_map_task import open_trained
 
 #: The common scale counts as much as this many points of a landmark.
 PRIOR_POINTS = 40
@@ -52,12 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--passes", type=int, default=3)
     a = parser.parse_args()
-    weights = torch.load(a.run / "best.pt", map_location="cpu", weights_only=True)
-    across = has_across(weights)
-    task = HeightMapTask(load_scheme(), load_reference(), [], a.validation, 1, validation_limit=10_000, across=across)
-    network = task.build()
-    network.load_state_dict(weights)
-    network.eval()
+    task, network = open_trained(a.run, a.validation, seed=1)
     errors, deviations = task.run(network, a.passes)
     scale = fit_deviation_scale(errors, deviations, task.mirrored)
     result = {

@@ -28,6 +28,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from torch.utils.data import DataLoader, TensorDataset
 
+from .experiments.methods import CONFIGS, METHODS
 from .experiments.plain_palnet import PlainPALNet
 from .height_map_task import HeightMapTask
 from .loop import Recipe, _optimizer
@@ -39,9 +40,6 @@ from .prepared import prepare_placed_scan, save_prepared
 BATCH = 16
 #: Steps of an epoch of the paper: 171 training subjects.
 STEPS = 11
-
-#: How our network is trained.
-RECIPE = Path(__file__).resolve().parent / "configs" / "height-map-net.json"
 
 
 def main() -> None:
@@ -127,7 +125,8 @@ def palnet_step(_folder: Path) -> Callable[[], None]:
 
 def height_map_step(folder: Path) -> Callable[[], None]:
     """The shipped network's steps through ``BATCH`` views as ``training.loop`` takes them, drawing of maps included."""
-    size = int(json.loads(RECIPE.read_text(encoding="utf-8"))["recipe"]["batch_size"])
+    config = json.loads((CONFIGS / METHODS["height-map-net"].config).read_text(encoding="utf-8"))
+    recipe = Recipe(**config["recipe"])
     reference = load_reference()
     mesh = TriangleMesh(reference.points, reference.triangles)
     visible = np.ones(len(reference.labels), dtype=bool)
@@ -138,11 +137,11 @@ def height_map_step(folder: Path) -> Callable[[], None]:
         save_prepared(files[-1], prepare_placed_scan(mesh, reference.landmarks, visible, reference, same))
     task = HeightMapTask(load_scheme(), reference, files, files[:1], seed=0, across=True)
     network = task.build()
-    optimizer = _optimizer(network, Recipe())
-    batches = task.batches(0, 100 * BATCH, size)
+    optimizer = _optimizer(network, recipe)
+    batches = task.batches(0, 100 * BATCH, recipe.batch_size)
 
     def step() -> None:
-        for _ in range(BATCH // size):
+        for _ in range(BATCH // recipe.batch_size):
             value = task.loss(network, next(batches))
             optimizer.zero_grad(set_to_none=True)
             value.backward()

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import save_weights
 
-from .height_map_task import HeightMapTask, has_across
+from .height_map_task import open_trained
 from .model_card import commit, write_model_card
 
 
@@ -56,10 +54,7 @@ def main() -> None:
     parser.add_argument("--started-from", default="random weights", help="the weights that the training began with")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
-    weights = torch.load(a.run / "best.pt", map_location="cpu", weights_only=True)
-    task = HeightMapTask(load_scheme(), load_reference(), [], [], seed=0, across=has_across(weights))
-    network = task.build()
-    network.load_state_dict(weights)
+    task, network = open_trained(a.run)
     metadata = {**task.metadata(), "passes": a.passes}
     if a.calibration:
         scale = json.loads(a.calibration.read_text(encoding="utf-8"))["deviation_scale"]

@@ -15,9 +15,9 @@ from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 from PALNetLandmarksLib.height_maps import HeightMapConfig, landmark_frames
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.procrustes import SimilarityTransform
-from PALNetLandmarksLib.reference import ReferenceFace
+from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.refine import REACH_MM, refine_landmarks
-from PALNetLandmarksLib.scheme import LandmarkScheme
+from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from torch import Tensor
 
 from .augmentation import FIRST_PASS, draw_view, unpack
@@ -246,6 +246,18 @@ class HeightMapTask:
     @staticmethod
     def _stack(examples: list[tuple[np.ndarray, ...]]) -> Batch:
         return Batch(*(torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in zip(*examples)))
+
+
+def open_trained(
+    run: Path, validation: Path | Sequence[Path] = (), seed: int = 0
+) -> tuple[HeightMapTask, HeightMapNetTorch]:
+    """The best network of a run on a pool, and its task with all of ``validation``."""
+    weights = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
+    task = HeightMapTask(load_scheme(), load_reference(), [], validation, seed, None, across=has_across(weights))
+    network = task.build()
+    network.load_state_dict(weights)
+    network.eval()
+    return task, network
 
 
 def _files(source: Path | Sequence[Path]) -> list[Path]:

@@ -74,24 +74,23 @@ class HeightMapNetConfig:
         shapes["token.bias"] = (self.width,)
         shapes["kind.embedding"] = (kinds, self.width)
         shapes["side.embedding"] = (3, self.width)
+        matrices = [
+            ("qkv", 3 * self.width, self.width),
+            ("mix", self.width, self.width),
+            ("up", 2 * self.width, self.width),
+            ("down", self.width, 2 * self.width),
+        ]
+        norms = ["norm1", "norm2"]
+        if self.mixing:
+            matrices += [("gather", self.mixing, self.landmarks), ("scatter", self.landmarks, self.mixing)]
+            norms.append("norm3")
         for i in range(self.layers):
-            for name, rows, columns in (
-                ("qkv", 3 * self.width, self.width),
-                ("mix", self.width, self.width),
-                ("up", 2 * self.width, self.width),
-                ("down", self.width, 2 * self.width),
-            ):
+            for name, rows, columns in matrices:
                 shapes[f"layer{i}.{name}.weight"] = (rows, columns)
                 shapes[f"layer{i}.{name}.bias"] = (rows,)
-            for name in ("norm1", "norm2"):
+            for name in norms:
                 shapes[f"layer{i}.{name}.weight"] = (self.width,)
                 shapes[f"layer{i}.{name}.bias"] = (self.width,)
-            if self.mixing:
-                shapes[f"layer{i}.norm3.weight"] = shapes[f"layer{i}.norm3.bias"] = (self.width,)
-                shapes[f"layer{i}.gather.weight"] = (self.mixing, self.landmarks)
-                shapes[f"layer{i}.gather.bias"] = (self.mixing,)
-                shapes[f"layer{i}.scatter.weight"] = (self.landmarks, self.mixing)
-                shapes[f"layer{i}.scatter.bias"] = (self.landmarks,)
         shapes["norm.weight"] = (self.width,)
         shapes["norm.bias"] = (self.width,)
         shapes["head.weight"] = (kinds, 4, self.width)
