@@ -27,6 +27,7 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
 from training.calibrate import fit_deviation_scale  # noqa: E402
+from training.export import write_weights  # noqa: E402
 from training.folder import (  # noqa: E402
     TrainingDataError,
     counterparts,
@@ -385,6 +386,21 @@ def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path):
     assert trained.fact("config") == load_weights(bundled).fact("config")
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
     assert [entry["epoch"] for entry in history] == [0, 1]
+
+
+def test_finetuning_goes_on_from_weights_older_than_the_parts_across_landmarks(pool, tmp_path):
+    task = HeightMapTask(load_scheme(), load_reference(), [], [], 0, across=False)
+    metadata = task.metadata()
+    assert metadata["config"].pop("mixing") == metadata["config"].pop("joint") == 0
+    old = tmp_path / "old.safetensors"
+    write_weights(old, task.build().to_arrays(), metadata, "old", {})
+    run_trainer(pool, tmp_path, "--validation", str(pool), "--finetune", str(old), config=HEIGHT_MAPS, epochs=1)
+    trained = load_weights(tmp_path / "weights.safetensors")
+    assert (trained.fact("config")["mixing"], trained.fact("config")["joint"]) == (0, 0)
+    metadata["config"]["width"] += 4
+    write_weights(old, task.build().to_arrays(), metadata, "old", {})
+    with pytest.raises(SystemExit, match="another network's settings"):
+        run_trainer(pool, tmp_path / "b", "--validation", str(pool), "--finetune", str(old), config=HEIGHT_MAPS)
 
 
 def test_denser_cloud_stays_on_the_surface():

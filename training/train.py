@@ -161,7 +161,11 @@ def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
     for key, what in (("architecture", "network"), ("config", "network's settings"), ("labels", "landmarks")):
         own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
         theirs = file.metadata.get(key, "null")
-        if own != (theirs if isinstance(own, str) else json.loads(theirs)):
+        theirs = theirs if isinstance(own, str) else json.loads(theirs)
+        if isinstance(own, dict) and isinstance(theirs, dict):
+            # A part that weights were written too early to name is one that they do not have.
+            own = {name: value for name, value in own.items() if value or name in theirs}
+        if own != theirs:
             raise TrainingDataError(
                 f"'{path}' has another {what} than this run, so it cannot be the start of it; leave out --finetune."
             )
