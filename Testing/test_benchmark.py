@@ -177,6 +177,29 @@ def test_alignment_row_counts_the_hopeless_apart() -> None:
     )
 
 
+def test_an_offset_that_scans_share_is_told_from_what_varies() -> None:
+    from training.benchmarks.real_scans import CARRIED_OVER, shared_offsets
+
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 2, (200, 3))
+    labels = [str(i) for i in range(200)]
+
+    def scan(annotation: str, varying: float) -> dict[str, object]:
+        offsets = shared + varying * rng.normal(0, 1, (200, 3))
+        return {"annotation": annotation, "offsets_mm": dict(zip(labels, offsets.tolist()))}
+
+    once = f"placed once and {CARRIED_OVER}"
+    scans = {name: scan(once, 0.4) for name in "abc"}
+    scans["d"] = scan("placed by another", 5.0)
+    scans["e"] = {"refused": "no face"}
+    (group,) = shared_offsets(scans)
+    assert group["scans"] == ["a", "b", "c"]
+    # The mean length of a vector of three normal numbers of unit variance is sqrt(8 / pi).
+    assert group["shared_mm"] == pytest.approx(2 * np.sqrt(8 / np.pi), rel=0.1)
+    assert group["each_mm"] == pytest.approx(0.4 * np.sqrt(8 / np.pi), rel=0.1)
+    assert not shared_offsets({"a": scans["a"], "d": scans["d"]})
+
+
 def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> None:
     from PALNetLandmarksLib.scheme import load_scheme
 
