@@ -165,15 +165,24 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         state, history = saved["state"], saved["history"]
-    elif initial is not None:
+
+    def keep(entry: dict[str, float]) -> None:
+        """Note what was measured, and the network where it is the best so far."""
+        history.append(entry)
+        console.print(_line(entry))
+        if not np.isfinite(entry[recipe.watched]):
+            raise FloatingPointError(
+                f"The validation error after epoch {entry['epoch']} is {entry[recipe.watched]}: the training diverged; "
+                "use a lower learning rate."
+            )
+        _note_progress(state, entry[recipe.watched], recipe)
+        if rank == 0 and state["since_best"] == 0:
+            _save(folder / "best.pt", averaged.state_dict())
+
+    if initial is not None and not checkpoint.exists():
         # What training starts from is the first to beat: few or scattered annotations may make it worse.
         averaged.eval()
-        entry = _from_first([{"epoch": 0, **task.validate(averaged)} if rank == 0 else {}], world)[0]
-        console.print(_line(entry))
-        history.append(entry)
-        _note_progress(state, entry[recipe.watched], recipe)
-        if rank == 0:
-            _save(folder / "best.pt", averaged.state_dict())
+        keep(_from_first([{"epoch": 0, **task.validate(averaged)} if rank == 0 else {}], world)[0])
 
     samples = recipe.samples_per_epoch or task.size
     steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
@@ -220,17 +229,8 @@ def train(
             entry |= task.validate(averaged)
             state["spent"] += _clock(device) - clock
         entry, state["spent"] = _from_first([entry, state["spent"]], world)
-        history.append(entry)
-        console.print(_line(entry))
-        if not np.isfinite(entry[recipe.watched]):
-            raise FloatingPointError(
-                f"The validation error after epoch {state['epoch']} is {entry[recipe.watched]}: the training diverged; "
-                "use a lower learning rate."
-            )
-        _note_progress(state, entry[recipe.watched], recipe)
+        keep(entry)
         if rank == 0:
-            if state["since_best"] == 0:
-                _save(folder / "best.pt", averaged.state_dict())
             _save(
                 checkpoint,
                 {
