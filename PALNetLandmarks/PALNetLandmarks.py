@@ -99,8 +99,10 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._table = None
         self._landmarks = None
         self._snap = None
-        #: Where the control points were when the drag began.
-        self._settled = {}
+        #: Where the control points were when the drag began; None while nothing is dragged.
+        self._settled = None
+        #: ``LandmarkHistory`` of each landmark node that the panel has shown, by ID.
+        self._histories = {}
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -178,12 +180,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._cancel()
         self._setParameterNode(None)
         self._follow(None)
+        self._histories = {}
 
     def onSceneEndClose(self, caller=None, event=None):
         self._initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
+        self._histories.pop(node.GetID(), None)
         if self._landmarks is not None and node is self._landmarks.node:
             self._follow(None)
 
@@ -259,7 +263,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 selector.setCurrentIndex(index)
         if self.ui.weightsSelector.currentPath != parameters.weights:
             self.ui.weightsSelector.currentPath = parameters.weights
-        self._follow(self.logic.landmarksOf(source) if source else None)
+        self._follow(self.logic.landmarksOf(*self._source()) if source else None)
         self._applyDisplay()
         self._updateButtons()
 
@@ -384,6 +388,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if source is None:
             self._fail(None, _("Choose a scan first."))
             return
+        if self._landmarks is not None:
+            self._note(self._landmarks)
         parameters = self._parameterNode
         self._run = self.logic.detectStepwise(
             source,
@@ -408,6 +414,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except StopIteration as end:
             self._cancel()
             landmarks, detection = end.value
+            self._note(landmarks, new=self._landmarks is None)
             self._follow(landmarks)
             self._applyDisplay()
             self._showGroups()
@@ -456,23 +463,28 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._say(" ".join([*sentences, *detection.warnings]))
 
     def onUndo(self, checked=False):
-        slicer.mrmlScene.Undo()
-        source = self._source()[0]
-        self._follow(self.logic.landmarksOf(source) if source is not None else None)
+        """Take back what was done last with the landmarks of this scan: a drag, a reset, a detection."""
+        if self._landmarks is None:
+            return
+        undone = self._histories[self._landmarks.node.GetID()].undo()
         self._updateTable()
+        self._say(_("The last step is undone.") if undone else _("There is nothing to undo on this scan."))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Result
 
     def _follow(self, landmarks):
         """Show ``landmarks`` (a LandmarkNode or None) in the table and watch what the user does with them."""
+        from PALNetLandmarksMRML.surface_snap import SurfaceSnap
+
         before = self._landmarks.node if self._landmarks is not None else None
         now = landmarks.node if landmarks is not None else None
+        source, segmentId = self._source()
+        if self._snap is None or landmarks is None or not self._snap.is_for(source, segmentId):
+            self._snap = SurfaceSnap(source, segmentId) if landmarks is not None and source is not None else None
         if before is now:
             self._updateTable()
             return
-        from PALNetLandmarksMRML.surface_snap import SurfaceSnap
-
         events = (
             vtk.vtkCommand.ModifiedEvent,
             slicer.vtkMRMLMarkupsNode.PointModifiedEvent,
@@ -490,8 +502,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if now is not None:
                 self.addObserver(now, event, method)
         self._landmarks = landmarks
-        self._snap = SurfaceSnap(*self._source()) if landmarks is not None and self._source()[0] is not None else None
-        self._settled = {}
+        self._settled = None
         self._updateTable()
         self._updateButtons()
 
@@ -503,12 +514,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onDragEnd(self, caller=None, event=None):
         """Put the point that was dragged onto the surface."""
-        before, self._settled = self._settled, {}
-        if self._landmarks is None or self._snap is None or not self._parameterNode.snapToSurface:
+        before, self._settled = self._settled or {}, None
+        if self._landmarks is None:
             return
-        for i, position in self._positions().items():
-            if i in before and position != before[i]:
-                self._snap.snap(self._landmarks.node, i)
+        if self._snap is not None and self._parameterNode.snapToSurface:
+            for i, position in self._positions().items():
+                if i in before and position != before[i]:
+                    self._snap.snap(self._landmarks.node, i)
+        self._note(self._landmarks)
 
     def _positions(self):
         if self._landmarks is None:
@@ -521,6 +534,19 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._table.show({}, {})
             return
         self._table.show(self._landmarks.states(), self._landmarks.deviations())
+        # A drag is one step, from where it began to where it ended.
+        if self._settled is None:
+            self._note(self._landmarks)
+
+    def _note(self, landmarks, new=False):
+        """Remember a step of ``landmarks``; ``new``: a detection has just made them."""
+        from PALNetLandmarksMRML.landmark_history import LandmarkHistory
+
+        history = self._histories.get(landmarks.node.GetID())
+        if history is None:
+            self._histories[landmarks.node.GetID()] = LandmarkHistory(landmarks, new)
+        else:
+            history.note()
 
     def onLandmarkChosen(self, label):
         """Centre the 3D views on a landmark."""
@@ -533,7 +559,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onReset(self, checked=False):
         label = self._table.chosen
         if self._landmarks is not None and label is not None:
-            slicer.mrmlScene.SaveStateForUndo()
+            self._note(self._landmarks)
             self._landmarks.reset((label,))
             self._updateTable()
 
@@ -543,7 +569,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if slicer.util.confirmYesNoDisplay(
             _("Put all landmarks back to where they were detected? Your corrections are lost, unless you undo this.")
         ):
-            slicer.mrmlScene.SaveStateForUndo()
+            self._note(self._landmarks)
             self._landmarks.reset()
             self._updateTable()
 
@@ -810,11 +836,11 @@ class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
         settings = Settings(Path(weights) if weights else None, device, surface, replaceCorrected)
         return place_landmarks(source, segmentId, settings)
 
-    def landmarksOf(self, source):
-        """The ``LandmarkNode`` of an earlier detection on ``source``, or None."""
+    def landmarksOf(self, source, segmentId=None):
+        """The ``LandmarkNode`` of an earlier detection on ``source`` (on that segment of it), or None."""
         from PALNetLandmarksMRML.place_landmarks import find_landmark_node
 
-        return find_landmark_node(source)
+        return find_landmark_node(source, segmentId)
 
     def loadScan(self, path):
         """Load a scan of any format that the library reads as a model node.

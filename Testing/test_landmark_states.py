@@ -54,3 +54,32 @@ def test_a_face_bent_out_of_shape_is_the_users_own() -> None:
 def test_few_landmarks_are_compared_one_by_one(count: int) -> None:
     points = POINTS[:count]
     assert PlacedLandmarks(points + 1.0, points, UNLOCKED[:count]).states() == (CORRECTED,) * count
+
+
+def test_a_scan_in_metres_is_corrected_by_millimetres() -> None:
+    detected = POINTS / 1000.0
+    now = detected.copy()
+    now[7, 1] += 0.001
+    states = PlacedLandmarks(now, detected, UNLOCKED, unit_mm=1000.0).states()
+    assert [i for i, state in enumerate(states) if state == CORRECTED] == [7]
+
+
+@pytest.mark.parametrize("unit_mm", [1.0, 1000.0])
+def test_corrections_follow_a_scan_that_was_moved(unit_mm: float) -> None:
+    rng = np.random.default_rng(1)
+    detected, now = POINTS / unit_mm, POINTS / unit_mm
+    now[7] += 6.0 / unit_mm
+    now[8] = np.nan
+    placed = PlacedLandmarks(now, detected, UNLOCKED, unit_mm)
+
+    def moved(points: np.ndarray) -> np.ndarray:
+        return points @ Rotation.from_rotvec([0.2, -1.0, 0.4]).as_matrix().T + 300.0 / unit_mm
+
+    again = moved(detected + rng.normal(0, 0.1 / unit_mm, detected.shape))
+    carried = placed.moved_with_scan(again)
+    assert np.linalg.norm(carried[7] - moved(now)[7]) < 0.2 / unit_mm
+    assert np.isnan(carried[8]).all()
+    # Another detection in the same place, however different, moves nothing.
+    np.testing.assert_array_equal(placed.moved_with_scan(detected + 1.0 / unit_mm), now)
+    elsewhere = detected + rng.normal(0, 8.0 / unit_mm, detected.shape)
+    np.testing.assert_array_equal(placed.moved_with_scan(elsewhere), now)

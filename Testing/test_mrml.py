@@ -206,6 +206,35 @@ def test_a_hardened_transform_corrects_nothing(scene, detector) -> None:  # type
     assert landmarks.states() == {**before, detector.labels[7]: CORRECTED}
 
 
+def test_corrections_move_with_the_scan(scene, detector) -> None:  # type: ignore[no-untyped-def]
+    model = load_sample(scene)
+    landmarks = run(model)
+    before = world_points(landmarks)
+    landmarks.node.SetNthControlPointPosition(9, *(before[9] + 4.0))
+    transform = linear_transform(scene, model)
+    matrix = np.eye(4)
+    to_world = vtkMatrix4x4()
+    transform.GetMatrixTransformToWorld(to_world)
+    matrix = np.array([[to_world.GetElement(i, j) for j in range(4)] for i in range(4)])
+    assert run(model).node is landmarks.node
+    expected = matrix[:3, :3] @ (before[9] + 4.0) + matrix[:3, 3]
+    assert np.linalg.norm(world_points(landmarks)[9] - expected) < 0.1
+    assert landmarks.states()[detector.labels[9]] == CORRECTED
+
+
+def test_a_scan_in_metres_keeps_its_corrections(scene, detector) -> None:  # type: ignore[no-untyped-def]
+    model = load_sample(scene)
+    points = model.GetPolyData().GetPoints()
+    for i in range(points.GetNumberOfPoints()):
+        points.SetPoint(i, *(value / 1000.0 for value in points.GetPoint(i)))
+    landmarks = run(model)
+    corrected = world_points(landmarks)[9] + [0.0, 0.0, 0.004]
+    landmarks.node.SetNthControlPointPosition(9, *corrected)
+    assert landmarks.states()[detector.labels[9]] == CORRECTED
+    run(model)
+    np.testing.assert_allclose(world_points(landmarks)[9], corrected, atol=1e-9)
+
+
 def test_points_placed_by_hand_before_are_kept(scene, detector) -> None:  # type: ignore[no-untyped-def]
     model = load_sample(scene)
     node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
@@ -358,3 +387,20 @@ def test_a_segment_under_a_transform_is_detected_on_its_surface(scene, detector)
     assert distance_to_model(landmarks, model).max() < 1e-2
     with pytest.raises(UnreadableScanError, match="'CT' has no such segment"):
         run(segmentation, segment_id="bone")
+    assert run(segmentation).node is landmarks.node  # its only segment
+
+
+def test_each_segment_has_landmarks_of_its_own(scene, detector) -> None:  # type: ignore[no-untyped-def]
+    model = load_sample(scene)
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "CT")
+    segmentation.SetSourceRepresentationToClosedSurface()
+    for name in ("before", "after"):
+        segmentation.AddSegmentFromClosedSurfaceRepresentation(model.GetPolyData(), name, [1.0, 0.8, 0.7], name)
+    with pytest.raises(UnreadableScanError, match="'CT' has 2 segments; say which one shows the face"):
+        run(segmentation)
+    before, after = (run(segmentation, segment_id=name) for name in ("before", "after"))
+    assert before.node is not after.node
+    assert after.node.GetName() == "after landmarks"
+    before.node.SetNthControlPointPosition(9, 0.0, 0.0, 0.0)
+    assert run(segmentation, segment_id="after").states()[detector.labels[9]] != CORRECTED
+    assert find_landmark_node(segmentation, "before").node is before.node  # type: ignore[union-attr]

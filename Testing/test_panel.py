@@ -344,6 +344,53 @@ def test_undo_takes_a_reset_back(loaded: Any) -> None:
     assert loaded._landmarks.states()["Prn"] == "corrected"
 
 
+def test_undo_goes_back_drag_by_drag(loaded: Any) -> None:
+    node = detected(loaded)
+    prn, pg = (loaded._landmarks.index()[label] for label in ("Prn", "Pg"))
+    as_detected = np.array(node.GetNthControlPointPositionWorld(prn))
+    drag(loaded, node, prn, (0.0, 5.0, 3.0))
+    drag(loaded, node, pg, (4.0, 0.0, 2.0))
+    first = np.array(node.GetNthControlPointPositionWorld(prn))
+    loaded.ui.undoButton.click()
+    assert loaded._landmarks.states()["Pg"] == "detected"
+    assert np.allclose(node.GetNthControlPointPositionWorld(prn), first)
+    loaded.ui.undoButton.click()
+    assert np.allclose(node.GetNthControlPointPositionWorld(prn), as_detected)
+    assert landmark_nodes() == [node]
+    loaded.ui.undoButton.click()
+    assert landmark_nodes() == []
+
+
+def test_undo_brings_a_deleted_landmark_back(loaded: Any) -> None:
+    node = detected(loaded)
+    pg = loaded._landmarks.index()["Pg"]
+    position = np.array(node.GetNthControlPointPositionWorld(pg))
+    node.RemoveNthControlPoint(pg)
+    loaded.ui.undoButton.click()
+    assert np.allclose(node.GetNthControlPointPositionWorld(loaded._landmarks.index()["Pg"]), position)
+    assert loaded._landmarks.states()["Pg"] == "detected"
+
+
+def test_undo_leaves_other_scans_alone(loaded: Any) -> None:
+    from PALNetLandmarksLib.mesh import TriangleMesh
+
+    first = loaded._parameterNode.source
+    node = detected(loaded)
+    loaded._parameterNode.source = add_model(
+        TriangleMesh(np.array(slicer.util.arrayFromModelPoints(first)), triangles_of(first)), "other"
+    )
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    (other,) = (one for one in landmark_nodes() if one is not node)
+    pg = loaded._landmarks.index()["Pg"]
+    drag(loaded, other, pg, (4.0, 0.0, 2.0))
+    corrected = np.array(other.GetNthControlPointPositionWorld(pg))
+    loaded._parameterNode.source = first
+    loaded.ui.undoButton.click()
+    assert landmark_nodes() == [other]
+    assert np.allclose(other.GetNthControlPointPositionWorld(pg), corrected)
+
+
 def test_reset_all_asks_before_corrections_are_lost(loaded: Any) -> None:
     node = detected(loaded)
     index = loaded._landmarks.index()["Prn"]

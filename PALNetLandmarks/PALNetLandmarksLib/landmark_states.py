@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .procrustes import fit_similarity
+
 DETECTED, CORRECTED, MISSING = "detected", "corrected", "missing"
 
 #: A landmark further (mm) from its detected position than this was moved by the user.
 MOVED_BEYOND_MM = 0.01
+
+#: Two detections on one scan, with other weights perhaps, differ by less than ``SCAN_MOVED_BEYOND_MM`` unless the scan
+#: was moved between them; then one similarity explains the difference to within ``SCAN_MOVED_WITHIN_MM``.
+SCAN_MOVED_BEYOND_MM, SCAN_MOVED_WITHIN_MM = 3.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +32,25 @@ class PlacedLandmarks:
     points : (L, 3) present positions.
     detected : (L, 3) positions as detected, in the same coordinates at the time of detection.
     locked : (L,) bool; the user locked the landmark, which makes it his own.
+    unit_mm : length of the coordinates' unit in mm: a scan in metres moves by thousandths.
     """
 
     points: NDArray[np.float64]
     detected: NDArray[np.float64]
     locked: NDArray[np.bool_]
+    unit_mm: float = 1.0
+
+    @property
+    def _moved_beyond(self) -> float:
+        return MOVED_BEYOND_MM / self.unit_mm
 
     def detected_now(self) -> NDArray[np.float64]:
         """(L, 3) the detected positions, moved along if most landmarks underwent one affine transform since."""
         both = _has_position(self.points) & _has_position(self.detected)
         before, now = self.detected[both], self.points[both]
-        if len(before) < 8 or (np.linalg.norm(before - now, axis=1) > MOVED_BEYOND_MM).mean() < 0.5:
+        if len(before) < 8 or (np.linalg.norm(before - now, axis=1) > self._moved_beyond).mean() < 0.5:
             return self.detected
-        transform = _common_affine(before, now)
+        transform = _common_affine(before, now, self._moved_beyond)
         if transform is None:
             return self.detected
         return _homogeneous(self.detected) @ transform
@@ -48,19 +60,37 @@ class PlacedLandmarks:
         has_point = _has_position(self.points)
         detected = self.detected_now()
         was_detected = _has_position(detected)
-        moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > MOVED_BEYOND_MM
+        moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > self._moved_beyond
         corrected: NDArray[np.bool_] = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
         return tuple(
             CORRECTED if changed else DETECTED if there else MISSING for changed, there in zip(corrected, has_point)
         )
+
+    def moved_with_scan(self, detected: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(L, 3) the present positions, carried along if the scan has been moved since it was detected.
+
+        Parameters
+        ----------
+        detected : (L, 3) positions of a new detection on the scan, in the same coordinates.
+        """
+        before, now = self.detected_now(), detected
+        both = _has_position(before) & _has_position(now)
+        if both.sum() < 8:
+            return self.points
+        away = self.unit_mm * np.linalg.norm(before[both] - now[both], axis=1)
+        motion = fit_similarity(before[both], now[both])
+        left = self.unit_mm * np.linalg.norm(motion.apply(before[both]) - now[both], axis=1)
+        if np.median(away) < SCAN_MOVED_BEYOND_MM or np.median(left) > SCAN_MOVED_WITHIN_MM:
+            return self.points
+        return motion.apply(self.points)
 
 
 def _has_position(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(points).all(axis=1))
 
 
-def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(4, 3) affine transform that most of the points followed exactly; ``None`` if there is none.
+def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64], within: float) -> NDArray[np.float64] | None:
+    """(4, 3) affine transform that most of the points followed, to ``within``; ``None`` if there is none.
 
     Corrected landmarks are outliers: those that fit worst are left out, a few at a time.
     """
@@ -68,7 +98,7 @@ def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64]) -> NDA
     while 2 * len(kept) > len(before) and len(kept) >= 6:
         transform = np.linalg.lstsq(_homogeneous(before[kept]), now[kept], rcond=None)[0]
         residual = np.linalg.norm(_homogeneous(before[kept]) @ transform - now[kept], axis=1)
-        if residual.max() <= MOVED_BEYOND_MM:
+        if residual.max() <= within:
             return np.asarray(transform)
         worst = max(1, len(kept) // 20)
         kept = kept[np.argsort(residual)[:-worst]]

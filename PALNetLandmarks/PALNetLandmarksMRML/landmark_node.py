@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.landmark_states import CORRECTED, PlacedLandmarks
 from PALNetLandmarksLib.scheme import load_scheme
@@ -18,6 +19,8 @@ from PALNetLandmarksLib.scheme import load_scheme
 DETECTED_ATTRIBUTE = "PALNetLandmarks.Detected"
 DEVIATION_ATTRIBUTE = "PALNetLandmarks.StandardDeviation"
 WEIGHTS_ATTRIBUTE = "PALNetLandmarks.WeightsSHA256"
+UNIT_ATTRIBUTE = "PALNetLandmarks.Unit"
+SEGMENT_ATTRIBUTE = "PALNetLandmarks.Segment"
 MODEL_REFERENCE = "PALNetLandmarks.Model"
 
 
@@ -56,7 +59,9 @@ class LandmarkNode:
             if self.node.GetNthControlPointPositionStatus(i) == self.node.PositionDefined:
                 points[row] = self.node.GetNthControlPointPosition(i)
         detected = [[math.nan] * 3 if point is None else point for point in remembered.values()]
-        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked)
+        # Slicer knows millimetres alone; a file in metres loads as it is, and small numbers are large ways then.
+        unit_mm = UNITS.get(self.node.GetAttribute(UNIT_ATTRIBUTE) or "mm", 1.0)
+        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked, unit_mm)
 
     def states(self) -> dict[str, str]:
         """State of each landmark by label, see ``PALNetLandmarksLib.landmark_states``."""
@@ -65,14 +70,15 @@ class LandmarkNode:
     def write(self, detection: Detection, replace_corrected: bool = False) -> None:
         """Put ``detection`` (world RAS mm) into the node; what the user corrected stays unless ``replace_corrected``.
 
-        A control point that the scan has no surface for is there without a position. Control points of other names
-        are left alone.
+        If the scan has been moved since the last detection, what was corrected moves with it. A control point that the
+        scan has no surface for is there without a position. Control points of other names are left alone.
         """
         kept = set() if replace_corrected else {label for label, state in self.states().items() if state == CORRECTED}
         if not self.labels and not replace_corrected:
             # Points of the same names that somebody placed before the first detection are his.
             kept = {label for label, i in self.index().items() if self._is_defined(i)} & set(detection.labels)
         names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+        carried = self._moved_with_scan(detection)
         remembered: dict[str, list[float] | None] = {}
         modified = self.node.StartModify()
         try:
@@ -82,6 +88,8 @@ class LandmarkNode:
                 self.node.TransformPointFromWorld([float(value) for value in world], local)
                 remembered[label] = None if missing else list(local)
                 if label in kept:
+                    if label in carried:
+                        self.node.SetNthControlPointPosition(self.index()[label], carried[label])
                     continue
                 i = self.index().get(label)
                 if i is None:
@@ -99,6 +107,7 @@ class LandmarkNode:
             known = {label: value if math.isfinite(value) else None for label, value in deviations}
             self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
             self.node.SetAttribute(WEIGHTS_ATTRIBUTE, detection.weights_sha256)
+            self.node.SetAttribute(UNIT_ATTRIBUTE, detection.unit)
         finally:
             self.node.EndModify(modified)
 
@@ -119,6 +128,18 @@ class LandmarkNode:
                     self.node.UnsetNthControlPointPosition(i)
         finally:
             self.node.EndModify(modified)
+
+    def _moved_with_scan(self, detection: Detection) -> dict[str, list[float]]:
+        """Positions, by label, that the landmarks have if they follow the scan to where it is detected now."""
+        found: dict[str, list[float]] = {}
+        for label, world, missing in zip(detection.labels, detection.points, detection.missing):
+            local = [0.0, 0.0, 0.0]
+            self.node.TransformPointFromWorld([float(value) for value in world], local)
+            found[label] = [math.nan] * 3 if missing else local
+        detected = np.array([found.get(label, [math.nan] * 3) for label in self.labels]).reshape(-1, 3)
+        placed = self.landmarks()
+        rows = zip(self.labels, placed.moved_with_scan(detected), placed.points)
+        return {label: now.tolist() for label, now, before in rows if np.isfinite(now).all() and (now != before).any()}
 
     def _remembered(self) -> dict[str, list[float] | None]:
         return self._attribute(DETECTED_ATTRIBUTE)

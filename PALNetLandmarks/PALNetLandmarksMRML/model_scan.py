@@ -29,6 +29,24 @@ class RawSurface:
         return clean_scan(self.points, self.triangles, self.name, "RAS")
 
 
+def chosen_segment(source, segment_id: str | None = None) -> str | None:  # type: ignore[no-untyped-def]
+    """The segment that is meant: None for a model, the only one of a segmentation where none is named.
+
+    Raises
+    ------
+    UnreadableScanError
+        If there are several segments, or none, and none is named.
+    """
+    if segment_id is not None or not source.IsA("vtkMRMLSegmentationNode"):
+        return segment_id
+    segmentation = source.GetSegmentation()
+    if segmentation.GetNumberOfSegments() != 1:
+        raise UnreadableScanError(
+            f"'{source.GetName()}' has {segmentation.GetNumberOfSegments()} segments; say which one shows the face."
+        )
+    return str(segmentation.GetNthSegmentID(0))
+
+
 def surface_of(source, segment_id: str | None = None) -> RawSurface:  # type: ignore[no-untyped-def]
     """The surface of a model node, or of a segment of a segmentation node.
 
@@ -37,6 +55,7 @@ def surface_of(source, segment_id: str | None = None) -> RawSurface:  # type: ig
     UnreadableScanError
         If there is no such segment, or no point.
     """
+    segment_id = chosen_segment(source, segment_id)
     return _model_surface(source) if segment_id is None else _segment_surface(source, segment_id)
 
 

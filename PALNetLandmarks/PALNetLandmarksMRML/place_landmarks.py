@@ -14,8 +14,8 @@ from PALNetLandmarksLib.device import choose_device
 from PALNetLandmarksLib.errors import LandmarkingError, WeightsError
 from PALNetLandmarksLib.scheme import load_scheme
 
-from .landmark_node import MODEL_REFERENCE, LandmarkNode
-from .model_scan import surface_of
+from .landmark_node import MODEL_REFERENCE, SEGMENT_ATTRIBUTE, LandmarkNode
+from .model_scan import chosen_segment, surface_of
 from .python_process import launch_python, python_executable
 
 
@@ -65,6 +65,7 @@ def place_landmarks(  # type: ignore[no-untyped-def]
     """
     scene = source.GetScene()
     yield STEPS[0]
+    segment_id = chosen_segment(source, segment_id)
     raw = surface_of(source, segment_id)
     device = choose_device(settings.device)
     # Before any work: a weights file of the wrong kind is refused at once. The process loads it again.
@@ -81,7 +82,7 @@ def place_landmarks(  # type: ignore[no-untyped-def]
     yield STEPS[-1]
     if scene is None or source.GetScene() is not scene:
         raise NodeGoneError(f"'{raw.name}' was removed from the scene during detection; load it again.")
-    found = find_landmark_node(source)
+    found = find_landmark_node(source, segment_id)
     scene.SetUndoOn()
     if found is not None:
         found.node.SetUndoEnabled(True)
@@ -95,6 +96,8 @@ def place_landmarks(  # type: ignore[no-untyped-def]
         scene.AddNode(node)
         node.CreateDefaultDisplayNodes()
         node.SetNodeReferenceID(MODEL_REFERENCE, source.GetID())
+        if segment_id is not None:
+            node.SetAttribute(SEGMENT_ATTRIBUTE, segment_id)
         found = LandmarkNode(node)
     found.write(detection, settings.replace_corrected)
     return found, detection
@@ -119,12 +122,13 @@ def load_detector(settings: Settings, device: str | None = None) -> LandmarkDete
     return detector
 
 
-def find_landmark_node(source) -> LandmarkNode | None:  # type: ignore[no-untyped-def]
-    """The landmarks that were detected on ``source`` before; ``None`` if there are none."""
+def find_landmark_node(source, segment_id: str | None = None) -> LandmarkNode | None:  # type: ignore[no-untyped-def]
+    """The landmarks that were detected on ``source`` (on that segment, if one is named) before, or ``None``."""
     nodes = source.GetScene().GetNodesByClass("vtkMRMLMarkupsFiducialNode")
     nodes.UnRegister(None)
     for i in range(nodes.GetNumberOfItems()):
         node = nodes.GetItemAsObject(i)
-        if node.GetNodeReferenceID(MODEL_REFERENCE) == source.GetID():
+        here = segment_id is None or node.GetAttribute(SEGMENT_ATTRIBUTE) == segment_id
+        if here and node.GetNodeReferenceID(MODEL_REFERENCE) == source.GetID():
             return LandmarkNode(node)
     return None

@@ -23,6 +23,10 @@ class SurfaceSnap:
         self._state: tuple[object, ...] | None = None
         self._locator: SurfaceLocator | None = None
 
+    def is_for(self, source, segment_id: str | None = None) -> bool:  # type: ignore[no-untyped-def]
+        """Whether this is the scan that points are put on."""
+        return source is self.source and segment_id == self.segment_id
+
     def snap(self, node, i: int) -> bool:  # type: ignore[no-untyped-def]
         """Move control point ``i`` of a markups node to the nearest point of the surface; False if there is none."""
         locator = self._current_locator()
