@@ -19,7 +19,7 @@ pytest.importorskip("embreex", reason="cohorts are simulated with the training e
 pytest.importorskip("numba", reason="cohorts are simulated with the training extra")
 pytest.importorskip("fast_simplification", reason="cohorts are simulated with the training extra")
 
-from training.cohort import PLANS, SPLITS, CohortPlan, draw_capture, load_simulator, make_cohort, make_subject
+from training.cohort import PLANS, SPLITS, CohortPlan, draw_capture, load_simulator, main, make_cohort, make_subject
 from training.prepared import load_prepared
 from training.write_ply import write_ply
 
@@ -124,6 +124,16 @@ def test_annotator_noise_scatters_landmarks_by_the_published_figure(model_folder
     truth = read_landmarks(tmp_path / "truth" / "test-00007.mrk.json")
     assert np.array_equal(truth.defined, capture.visible)
     assert np.abs((truth.points - capture.landmarks)[truth.defined]).max() < 1e-3
+
+
+def test_a_folder_without_the_head_model_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["cohort", "lafas-sim", "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr("sys.argv", arguments)
+        main()
+    assert ended.value.code == 2
+    assert "lacks ict_head.npz and landmarks50.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_existing_subjects_are_left_alone(cohort: Path, model_folder: Path) -> None:

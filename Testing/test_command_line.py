@@ -242,6 +242,24 @@ def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
     assert (folder / "anna.csv").read_text() == "older result"
 
 
+def test_corrected_landmarks_are_not_overwritten_unasked(run, write_egg, tmp_path):
+    scan = write_egg("anna.obj")
+    assert run("detect", "-o", tmp_path, scan).exit_code == 0
+    assert run("detect", "-o", tmp_path, scan).exit_code == 0  # the same landmarks: nothing is lost
+    markups = tmp_path / "anna.mrk.json"
+    original = markups.read_text()
+    corrected = original.replace("39.0", "37.5")
+    assert corrected != original
+    markups.write_text(corrected)
+    result = run("detect", "-o", tmp_path, scan)
+    assert result.exit_code == 1
+    assert "anna.mrk.json' exists already" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert markups.read_text() == corrected
+    assert run("detect", "-o", tmp_path, scan, "--overwrite").exit_code == 0
+    assert markups.read_text() == original
+
+
 def test_a_picture_that_fails_leaves_no_file(run, write_egg, tmp_path, monkeypatch):
     def full_disk(mesh, detection, path):
         Path(path).write_bytes(b"half")

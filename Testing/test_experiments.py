@@ -55,7 +55,7 @@ def test_every_subject_is_tested_once_and_never_on_both_sides(count: int, folds:
 
 
 def test_too_few_subjects_are_said() -> None:
-    with pytest.raises(ValueError, match="3 subjects are too few for 5 folds"):
+    with pytest.raises(ValueError, match="3 subjects are too few for 5 folds of two or more; give fewer --folds"):
         make_folds(["a", "b", "c"], 5, "strict", 0)
 
 

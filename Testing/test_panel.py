@@ -478,6 +478,14 @@ def test_exported_landmarks_load_on_the_scan_again(loaded: Any, tmp_path: Path, 
     assert again.GetNthControlPointDescription(3).startswith("Pronasale")
 
 
+def test_a_name_without_ending_becomes_a_markups_file(loaded: Any, tmp_path: Path) -> None:
+    detected(loaded)
+    loaded.exportLandmarks(str(tmp_path / "anna"))
+    assert [path.name for path in tmp_path.iterdir()] == ["anna.mrk.json"]
+    loaded.exportLandmarks(str(tmp_path / "anna"))
+    assert "'anna.mrk.json' exists already" in loaded.ui.statusLabel.text
+
+
 def test_a_folder_that_cannot_be_written_is_said(loaded: Any, tmp_path: Path) -> None:
     detected(loaded)
     (tmp_path / "file").write_text("no folder")

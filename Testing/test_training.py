@@ -598,3 +598,9 @@ def test_both_sides_of_the_face_share_the_scale_of_their_deviations():
     assert scale[1] == scale[2] and 3.0 < scale[1] < 3.6
     assert 1.0 <= scale[0] < 1.35  # drawn a little towards the common scale
     assert fit_deviation_scale(errors[:, :1], deviations[:, :1], (-1,))[0] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="Error: torch finds no 'cuda' device on this computer; choose --device cpu"):
+        trainer.main(["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--device", "cuda"])

@@ -27,6 +27,7 @@ from .benchmarks.repeatability import measure_repeatability
 from .benchmarks.report import collect, print_table, save_rows, write_report
 from .benchmarks.row import Row, Settings
 from .benchmarks.speed import measure_cold_start, measure_large, measure_pipeline
+from .simulation.head import head_model_folder
 
 BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "alignment": measure_alignment,
@@ -77,7 +78,7 @@ def _file_name(name: str, settings: Settings) -> str:
 
 def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  # noqa: UP045
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scans", type=Path, required=True, help="folder with real scans and *.landmarks.json")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="folder of the simulated captures (OUTPUT/captures)")

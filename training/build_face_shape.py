@@ -20,7 +20,7 @@ from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from scipy.spatial import cKDTree
 
-from .simulation.head import HeadModel
+from .simulation.head import HeadModel, head_model_folder
 
 SUBJECTS = 600
 MODES = 6
@@ -76,7 +76,7 @@ def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     # A seed of its own: no subject of any cohort is among these.

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from .simulation.cameras import Device, Scene, see
 from .simulation.fusion import fuse
-from .simulation.head import HeadModel
+from .simulation.head import HeadModel, head_model_folder
 from .simulation.surfaces import compact
 
 #: The head around the tip of the nose (mm): from behind the ears to the nose, from under the chin to the hairline.
@@ -56,7 +56,7 @@ def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scheme", default="lafas50", choices=["lafas50", "multipie68"])
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()

@@ -13,7 +13,7 @@ import numpy as np
 
 from .cohort import PLANS, draw_capture
 from .simulation.capture import CaptureSimulator
-from .simulation.head import HeadModel
+from .simulation.head import HeadModel, head_model_folder
 from .simulation.surfaces import compact
 from .write_ply import write_ply
 
@@ -26,7 +26,7 @@ TRIANGLES = 22_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--subject", type=int, default=SUBJECT)
     a = parser.parse_args()

@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 from .annotator import add_annotator_noise
 from .prepared import prepare_scan, save_prepared
 from .simulation.capture import Capture, CaptureSimulator
-from .simulation.head import HeadModel
+from .simulation.head import HeadModel, head_model_folder
 from .write_ply import write_ply
 
 #: Folder inside a cohort's for the landmarks before an annotator's scatter, where there is one.
@@ -148,7 +148,7 @@ def make_cohort(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cohort", choices=sorted(PLANS))
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--split", choices=sorted(SPLITS), default="train")
     parser.add_argument("--subjects", type=int, help="as many as the cohort has, if not given")

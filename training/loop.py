@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PALNetLandmarksLib.device import choose_device as choose_device_by_name
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -69,14 +70,15 @@ class Recipe:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``"auto"``: CUDA, else MPS, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """``"auto"``: CUDA, else MPS, else the CPU. Under ``torchrun`` each process has a CUDA device of its own.
+
+    Raises
+    ------
+    DeviceError
+        If the device asked for by name is not there.
+    """
+    name = choose_device_by_name(name)
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
 
 
 def start_processes(device: torch.device) -> tuple[int, int]:

@@ -147,6 +147,10 @@ def detect(
         ),
     ] = Surface.TRIANGLE,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw the PNG.")] = True,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace landmark files that hold other landmarks, perhaps corrected ones."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Place the landmarks on every SCAN; write NAME.mrk.json (for 3D Slicer), NAME.csv and NAME.png.
@@ -171,7 +175,7 @@ def detect(
     with _progress(len(scans)) as advance:
         for scan in scans:
             advance(scan.name)
-            result = _detect_one(detector, scan, output, unit.value if unit else None, suffixes)
+            result = _detect_one(detector, scan, output, unit.value if unit else None, suffixes, overwrite)
             results.append(result)
             if result.error:
                 typer.echo(f"Error: {result.error}", err=True)
@@ -302,7 +306,12 @@ def _progress(count: int) -> Iterator[Any]:
 
 
 def _detect_one(
-    detector: "LandmarkDetector", scan: Path, output: Optional[Path], unit: Optional[str], suffixes: Sequence[str]
+    detector: "LandmarkDetector",
+    scan: Path,
+    output: Optional[Path],
+    unit: Optional[str],
+    suffixes: Sequence[str],
+    overwrite: bool,
 ) -> _Result:
     """Read, detect and write one scan; whatever goes wrong becomes a sentence."""
     from .read_scan import read_scan
@@ -313,7 +322,7 @@ def _detect_one(
         read = time.perf_counter()
         detection = detector.detect(mesh, unit=unit)
         detected = time.perf_counter()
-        files = _write(scan.stem, _output_folder(scan, output), suffixes, mesh, detection)
+        files = _write(scan.stem, _output_folder(scan, output), suffixes, mesh, detection, overwrite)
         written = time.perf_counter()
     except LandmarkingError as error:
         return _Result(scan, error=str(error))
@@ -328,9 +337,13 @@ def _detect_one(
 
 
 def _write(
-    stem: str, folder: Path, suffixes: Sequence[str], mesh: "TriangleMesh", detection: "Detection"
+    stem: str, folder: Path, suffixes: Sequence[str], mesh: "TriangleMesh", detection: "Detection", overwrite: bool
 ) -> tuple[Path, ...]:
-    """Write all files or none: they are made in a hidden folder beside their place and moved when complete."""
+    """Write all files or none: they are made in a hidden folder beside their place and moved when complete.
+
+    Landmarks that stand there already may have been corrected by hand: unless they are the same, or ``overwrite`` says
+    so, they are not replaced.
+    """
     from .landmark_files import write_landmarks
 
     landmarks = _landmark_set(detection)
@@ -352,6 +365,14 @@ def _write(
                 raise OutputError(
                     f"'{occupied}' cannot be written because it is a folder; move it or choose another -o."
                 )
+            for path, target in zip(made, targets):
+                if overwrite or path.suffix == ".png" or not target.exists():
+                    continue
+                if target.read_bytes() != path.read_bytes():
+                    raise OutputError(
+                        f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
+                        "another folder with -o, or add --overwrite to replace it."
+                    )
             for path, target in zip(made, targets):
                 path.replace(target)
                 moved.append(target)
@@ -393,13 +414,21 @@ def _uncertain(detection: "Detection") -> list[str]:
     return [label for label, deviation, gone in rows if deviation > UNCERTAIN_ABOVE_MM and not gone]
 
 
-def _show(result: _Result) -> None:
-    """A few lines on one scan for people."""
+def _uncertainty(detection: "Detection") -> str:
+    """Which landmarks are uncertain, or that these weights do not say."""
     from .certainty import UNCERTAIN_ABOVE_MM
 
+    if all(math.isnan(deviation) for deviation in detection.standard_deviation_mm):
+        return "unknown: these weights state no standard deviations"
+    uncertain = _uncertain(detection)
+    return f"{len(uncertain)} above {UNCERTAIN_ABOVE_MM:g} mm" + "".join(f" {label}" for label in uncertain)
+
+
+def _show(result: _Result) -> None:
+    """A few lines on one scan for people."""
     detection = result.detection
     assert detection is not None
-    missing, uncertain = _missing(detection), _uncertain(detection)
+    missing = _missing(detection)
     placed = len(detection.labels) - len(missing)
     total = sum(value for _, value in result.seconds)
     lines = [
@@ -408,7 +437,7 @@ def _show(result: _Result) -> None:
         f"  fitness    {detection.fitness:.3f}",
         f"  seconds    {total:.2f} ({', '.join(f'{name} {value:.2f}' for name, value in result.seconds)})",
         f"  missing    {', '.join(missing) or 'none'}",
-        f"  uncertain  {len(uncertain)} above {UNCERTAIN_ABOVE_MM:g} mm" + "".join(f" {label}" for label in uncertain),
+        f"  uncertain  {_uncertainty(detection)}",
         *(f"  warning    {warning}" for warning in detection.warnings),
         *(f"  {_FILE_KINDS[path.suffix]:<10} {path}" for path in result.files),
     ]

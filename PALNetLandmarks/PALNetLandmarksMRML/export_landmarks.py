@@ -39,12 +39,18 @@ def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
 def export_landmarks(landmarks: LandmarkNode, path: Path | str) -> Path:
     """Write the landmarks to ``path`` (``.mrk.json``, ``.fcsv`` or ``.csv``), in LPS as Slicer itself does.
 
+    A name without an ending gets ``.mrk.json``.
+
     Raises
     ------
     OutputError
         If there are none, the ending is another, or the file cannot be written.
     """
     path = Path(path)
+    if not path.suffix:
+        path = path.with_name(path.name + SUFFIXES[0])
+        if path.exists():  # nobody was asked whether to replace this one
+            raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
     if not landmarks.labels:
         raise OutputError("There are no landmarks to export yet; detect them first.")
     if not path.name.lower().endswith((*SUFFIXES, ".json")):

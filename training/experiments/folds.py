@@ -41,7 +41,7 @@ def make_folds(names: Sequence[str], count: int, protocol: str, seed: int) -> li
     if protocol not in PROTOCOLS:
         raise ValueError(f"The protocol is one of {', '.join(PROTOCOLS)}, not '{protocol}'.")
     if count < 2 or len(names) < 2 * count:
-        raise ValueError(f"{len(names)} subjects are too few for {count} folds.")
+        raise ValueError(f"{len(names)} subjects are too few for {count} folds of two or more; give fewer --folds.")
     order = [sorted(names)[i] for i in np.random.default_rng([seed, 7]).permutation(len(names))]
     parts = [order[start::count] for start in range(count)]
     folds = []

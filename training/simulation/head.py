@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 
 from .noise import smooth_noise
 
+#: The files of a head model.
+MODEL_FILE, LANDMARKS_FILE = "ict_head.npz", "landmarks50.json"
+
 #: A mean adult relative to the head model: between the means of LAFAS (0.916) and of the other laboratory whose
 #: distances ``../shared/README.md`` quotes.
 ADULT_SIZE = 0.93
-
 
 #: Height (mm) over which the soft maximum of the extremum rules falls to 1/e.
 EXTREMUM_SOFTNESS_MM = 0.15
@@ -59,6 +62,17 @@ class Subject:
     eyes_shut: bool
 
 
+def head_model_folder(text: str) -> Path:
+    """The folder of a head model, as the type of an argument: a folder without its files is wrong usage."""
+    folder = Path(text)
+    lacking = [name for name in (MODEL_FILE, LANDMARKS_FILE) if not (folder / name).exists()]
+    if lacking:
+        raise argparse.ArgumentTypeError(
+            f"'{folder}' lacks {' and '.join(lacking)}; see 'The head model' in training/README.md"
+        )
+    return folder
+
+
 class HeadModel:
     """ICT-FaceKit's light head model with annotated landmarks.
 
@@ -72,7 +86,7 @@ class HeadModel:
 
     def __init__(self, folder: Path | str, scheme: str = "lafas50") -> None:
         folder = Path(folder)
-        with np.load(folder / "ict_head.npz") as data:
+        with np.load(folder / MODEL_FILE) as data:
             self.neutral = to_lps(data["neutral"])
             self.identity = to_lps(data["identity"]).astype(np.float32)
             self.expression = to_lps(data["expression"]).astype(np.float32)
@@ -80,7 +94,7 @@ class HeadModel:
             quads = data["quads"].astype(np.int64)
             self.parts = {key[5:]: tuple(int(i) for i in data[key]) for key in data if key.startswith("part_")}
         self.triangles = np.vstack([quads[:, :3], quads[quads[:, 3] >= 0][:, [0, 2, 3]]])
-        self.rules = _read_rules(folder / "landmarks50.json", scheme)
+        self.rules = _read_rules(folder / LANDMARKS_FILE, scheme)
         self.skin_triangles = self.triangles_of("face", "head_neck")
         self.outer_triangles = self.triangles_of(*self.OUTER_SURFACE)
         self._neutral_mesh = TriangleMesh(self.neutral, self.skin_triangles)
