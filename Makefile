@@ -1,5 +1,6 @@
 # make detect             landmarks of the bundled sample scan, in detections/
-# make detect SCAN=path   landmarks of your own scan (OUTPUT=folder puts them elsewhere)
+# make detect SCAN=path   landmarks of your own scan (OUTPUT=folder puts them elsewhere,
+#                         OPTIONS=--overwrite replaces landmarks that are there)
 # make test               ruff, mypy and all tests
 #
 # Both set up .venv first, and again only when pyproject.toml has changed.
@@ -22,7 +23,7 @@ help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
 
 detect: $(VENV)/.detect-ready
-	@$(VENV)/bin/palnet-landmarks detect -o "$$PALNET_OUTPUT" -- "$$PALNET_SCAN"
+	@$(VENV)/bin/palnet-landmarks detect $(OPTIONS) -o "$$PALNET_OUTPUT" -- "$$PALNET_SCAN"
 
 test: $(VENV)/.test-ready
 	$(VENV)/bin/ruff check .

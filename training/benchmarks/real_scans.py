@@ -16,7 +16,7 @@ from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 
-from .metrics import axis_rotations, distances, summary
+from .metrics import RADIUS_95, axis_rotations, distances, summary
 from .row import Row, Settings
 from .work import detector, spread_work
 
@@ -49,6 +49,7 @@ def real_scans_row(scans: dict[str, dict[str, Any]]) -> Row:
         f"{name} refused" if name in refused else f"{name} {scan['mean_mm']:.2f}/{scan['max_mm']:.1f}"
         for name, scan in scans.items()
     )
+    within = [inside for scan in scans.values() for inside in scan.get("within_95", {}).values()]
     shared = shared_offsets(scans)
     in_common = "".join(
         f"; {', '.join(group['scans'])} share one placement of the points: {group['shared_mm']:.2f} mm in the mean are "
@@ -60,10 +61,11 @@ def real_scans_row(scans: dict[str, dict[str, Any]]) -> Row:
         "real scans, against their points",
         target,
         f"mean {figures['mean']:.2f} mm, largest {figures['max']:.1f} mm over {len(errors)} points "
-        f"(mean/largest: {each}{in_common})",
+        f"(mean/largest: {each}{in_common}); {100 * np.mean(within):.0f} % of the points lie inside the stated 95 % "
+        "region, which knows nothing of the annotators' own scatter",
         met,
         len(scans),
-        {**figures, "scans": scans, "shared_offsets": shared},
+        {**figures, "scans": scans, "shared_offsets": shared, "within_95": float(np.mean(within))},
     )
 
 
@@ -113,6 +115,7 @@ def compare_with_points(path: Path, folder: Path, weights: Optional[Path]) -> di
     places = np.array(list(truth["landmarks"].values())) * to_mm
     offsets = np.array([points[label] for label in labels]) - places
     errors = dict(zip(labels, np.linalg.norm(offsets, axis=1).tolist()))
+    deviations = dict(zip(detection.labels, detection.standard_deviation_mm.tolist()))
     # Offsets of several heads can be compared only as seen from one pose.
     reference = load_reference()
     upright = fit_similarity(places, reference.landmarks[[reference.labels.index(label) for label in labels]])
@@ -123,6 +126,7 @@ def compare_with_points(path: Path, folder: Path, weights: Optional[Path]) -> di
         "mean_mm": float(np.mean(list(errors.values()))),
         "max_mm": max(errors.values()),
         "errors_mm": errors,
+        "within_95": {label: bool(error <= RADIUS_95 * deviations[label]) for label, error in errors.items()},
         "missing": [label for label, gone in zip(detection.labels, detection.missing) if gone],
         "fitness": detection.fitness,
         "face_scale": detection.face_scale,
