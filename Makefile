@@ -20,7 +20,7 @@ export PALNET_OUTPUT := $(value OUTPUT)
 .PHONY: help detect test clean
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 detect: $(VENV)/.detect-ready
 	@$(VENV)/bin/palnet-landmarks detect $(OPTIONS) -o "$$PALNET_OUTPUT" -- "$$PALNET_SCAN"
