@@ -101,6 +101,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._snap = None
         #: Where the control points were when the drag began; None while nothing is dragged.
         self._settled = None
+        #: Label of the landmark that the next click places.
+        self._placing = None
         #: ``LandmarkHistory`` of each landmark node that the panel has shown, by ID.
         self._histories = {}
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -133,6 +135,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.loadButton.connect("clicked(bool)", self.onLoadScan)
         self.ui.detectButton.connect("clicked(bool)", self.onDetectOrCancel)
         self.ui.undoButton.connect("clicked(bool)", self.onUndo)
+        self.ui.placeButton.connect("clicked(bool)", self.onPlace)
         self.ui.resetButton.connect("clicked(bool)", self.onReset)
         self.ui.resetAllButton.connect("clicked(bool)", self.onResetAll)
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
@@ -495,6 +498,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             *((event, self._onLandmarksChanged) for event in events),
             (slicer.vtkMRMLMarkupsNode.PointStartInteractionEvent, self._onDragStart),
             (slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent, self._onDragEnd),
+            (slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent, self._onPlaced),
         ]
         for event, method in followed:
             if before is not None:
@@ -502,7 +506,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if now is not None:
                 self.addObserver(now, event, method)
         self._landmarks = landmarks
-        self._settled = None
+        self._settled = self._placing = None
         self._updateTable()
         self._updateButtons()
 
@@ -523,6 +527,15 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     self._snap.snap(self._landmarks.node, i)
         self._note(self._landmarks)
 
+    def _onPlaced(self, caller=None, event=None):
+        """Put the point that was placed by a click onto the surface: the view knows it to a few tenths of a mm."""
+        label, self._placing = self._placing, None
+        if label is None or self._landmarks is None:
+            return
+        if self._snap is not None and self._parameterNode.snapToSurface:
+            self._snap.snap(self._landmarks.node, self._landmarks.index()[label])
+        self._say("")
+
     def _positions(self):
         if self._landmarks is None:
             return {}
@@ -534,6 +547,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._table.show({}, {})
             return
         self._table.show(self._landmarks.states(), self._landmarks.deviations())
+        self._updateButtons()
         # A drag is one step, from where it began to where it ended.
         if self._settled is None:
             self._note(self._landmarks)
@@ -552,9 +566,20 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Centre the 3D views on a landmark."""
         from PALNetLandmarksMRML.landmark_display import centre_on
 
-        self.ui.resetButton.enabled = self._landmarks is not None
+        self._updateButtons()
         if self._landmarks is not None and not centre_on(self._landmarks, label):
-            self._say(_("{label} has no position on this scan.").format(label=label))
+            self._say(_("{label} has no position on this scan; 'Place landmark' gives it one.").format(label=label))
+
+    def onPlace(self, checked=False):
+        """Let the next click on the face place the chosen landmark."""
+        from PALNetLandmarksMRML.landmark_placing import start_placing
+
+        label = self._table.chosen
+        if self._landmarks is not None and label is not None:
+            self._note(self._landmarks)
+            start_placing(self._landmarks, label)
+            self._placing = label
+            self._say(_("Click on the face where {label} is.").format(label=label))
 
     def onReset(self, checked=False):
         label = self._table.chosen
@@ -643,6 +668,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # What the panel says
 
     def _updateButtons(self):
+        from PALNetLandmarksMRML.landmark_placing import has_position
+
         running = self._run is not None
         source = self._source()[0]
         self.ui.detectButton.text = _("Cancel") if running else _("Detect landmarks")
@@ -652,7 +679,9 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         there = self._landmarks is not None
         for widget in (self.ui.resetAllButton, self.ui.exportButton, self.ui.undoButton):
             widget.enabled = there and not running
-        self.ui.resetButton.enabled = there and not running and self._table.chosen is not None
+        chosen = there and not running and self._table.chosen is not None
+        self.ui.resetButton.enabled = chosen
+        self.ui.placeButton.enabled = chosen and not has_position(self._landmarks, self._table.chosen)
 
     def _say(self, text):
         self.ui.statusLabel.styleSheet = ""

@@ -105,3 +105,32 @@ def test_the_mouse_does_not_drag_a_locked_landmark(panel: Any, view: Any) -> Non
     after = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
     assert np.array_equal(before, after)
     assert panel._landmarks.states()["Gn"] == "corrected"  # what is locked is the user's
+
+
+def test_a_missing_landmark_is_placed_by_a_click(panel: Any, view: Any) -> None:
+    node = panel._landmarks.node
+    i = panel._landmarks.index()["Prn"]
+    before = np.array([node.GetNthControlPointPositionWorld(k) for k in range(50)])
+    node.UnsetNthControlPointPosition(i)
+    panel._table.choose("Prn")
+    assert "'Place landmark'" in panel.ui.statusLabel.text
+    assert panel.ui.placeButton.enabled
+    view.draw()
+    where = view.display(before[i])
+    panel.ui.placeButton.click()
+    view.click(where)
+    assert node.GetNumberOfControlPoints() == 50
+    assert node.GetNthControlPointPositionStatus(i) == node.PositionDefined
+    after = np.array([node.GetNthControlPointPositionWorld(k) for k in range(50)])
+    assert np.linalg.norm(after[i] - before[i]) < 2.0
+    np.testing.assert_array_equal(np.delete(after, i, 0), np.delete(before, i, 0))
+    assert distance_from_surface(panel._parameterNode.source, after[i]) < 0.05
+    assert panel._landmarks.states()["Prn"] == "corrected"
+    # One click, one landmark.
+    interaction = slicer.mrmlScene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
+    panel._updateTable()
+    assert not panel.ui.placeButton.enabled
+    panel.ui.undoButton.click()
+    assert node.GetNthControlPointPositionStatus(i) != node.PositionDefined
+    panel._landmarks.reset()

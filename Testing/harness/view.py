@@ -107,6 +107,12 @@ class ThreeDView:
             self._mouse("MouseMoveEvent", start + by * step / steps)
         self._mouse("LeftButtonReleaseEvent", start + by)
 
+    def click(self, at: Any) -> None:
+        """Move to ``at`` (pixels), press the left button, and let go."""
+        at = np.asarray(at, dtype=float)
+        for event in ("MouseMoveEvent", "LeftButtonPressEvent", "LeftButtonReleaseEvent"):
+            self._mouse(event, at)
+
     def _mouse(self, event: str, at: np.ndarray) -> None:
         self._interactor.SetEventInformation(round(at[0]), round(at[1]), 0, 0, chr(0), 0, None)
         self._interactor.InvokeEvent(event)

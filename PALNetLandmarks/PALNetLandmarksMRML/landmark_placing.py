@@ -1,0 +1,34 @@
+"""Placing by a click a landmark that has no position."""
+
+from __future__ import annotations
+
+from .landmark_node import LandmarkNode
+
+
+def has_position(landmarks: LandmarkNode, label: str) -> bool:
+    """Whether the landmark stands anywhere."""
+    node, i = landmarks.node, landmarks.index().get(label)
+    return i is not None and node.GetNthControlPointPositionStatus(i) == node.PositionDefined
+
+
+def start_placing(landmarks: LandmarkNode, label: str) -> None:
+    """Let the next click in a view place the landmark ``label``, once.
+
+    Does nothing where the landmark has a position: that is dragged.
+    """
+    if has_position(landmarks, label):
+        return
+    node = landmarks.node
+    i = landmarks.index().get(label)
+    if i is None:  # deleted by the user
+        i = node.AddControlPoint([0.0, 0.0, 0.0], label)
+        node.UnsetNthControlPointPosition(i)
+    node.SetNthControlPointLocked(i, False)
+    node.SetControlPointPlacementStartIndex(i)
+    scene = node.GetScene()
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    selection.SetReferenceActivePlaceNodeClassName(node.GetClassName())
+    selection.SetActivePlaceNodeID(node.GetID())
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    interaction.SetPlaceModePersistence(0)
+    interaction.SetCurrentInteractionMode(interaction.Place)
