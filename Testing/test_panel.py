@@ -478,6 +478,25 @@ def test_exported_landmarks_load_on_the_scan_again(loaded: Any, tmp_path: Path, 
     assert again.GetNthControlPointDescription(3).startswith("Pronasale")
 
 
+def test_an_exported_table_says_what_was_corrected(loaded: Any, tmp_path: Path) -> None:
+    import csv
+
+    node = detected(loaded)
+    drag(loaded, node, loaded._landmarks.index()["Pg"], (4.0, 0.0, 2.0))
+    loaded.exportLandmarks(str(tmp_path / "anna.csv"))
+    with (tmp_path / "anna.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["label"]: row for row in csv.DictReader(stream)}
+    assert rows["Pg"]["state"] == "corrected"
+    assert rows["Pg"]["standard_deviation_mm"] == ""
+    assert rows["Prn"]["state"] == "defined"
+    assert float(rows["Prn"]["standard_deviation_mm"]) > 0
+    loaded.exportLandmarks(str(tmp_path / "anna.mrk.json"))
+    markups = json.loads((tmp_path / "anna.mrk.json").read_text(encoding="utf-8"))["markups"][0]
+    notes = {point["label"]: point["description"] for point in markups["controlPoints"]}
+    assert notes["Pg"].endswith("(corrected)")
+    assert notes["Prn"].endswith("mm")
+
+
 def test_a_name_without_ending_becomes_a_markups_file(loaded: Any, tmp_path: Path) -> None:
     detected(loaded)
     loaded.exportLandmarks(str(tmp_path / "anna"))

@@ -27,7 +27,7 @@ _SCHEMA = (
 )
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state")
-_NOT_ON_SCAN = "(not on the scan)"
+_NOT_ON_SCAN, _CORRECTED = "(not on the scan)", "(corrected)"
 
 
 class UnreadableLandmarksError(LandmarkingError):
@@ -46,6 +46,8 @@ class LandmarkSet:
     coordinate_system : ``"LPS"`` or ``"RAS"``: how Slicer is to interpret ``points``; that of the scan.
     names : full names, one per point; empty if there are none.
     standard_deviation_mm : (L,) float64 uncertainty in millimetres, NaN where unknown; ``None`` if there is none.
+    corrected : (L,) bool, the user moved, placed, removed or locked the landmark; ``None`` where nobody could have.
+        Written, not read back.
     """
 
     labels: tuple[str, ...]
@@ -53,6 +55,7 @@ class LandmarkSet:
     coordinate_system: str = "LPS"
     names: tuple[str, ...] = ()
     standard_deviation_mm: NDArray[np.float64] | None = None
+    corrected: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         number = len(self.labels)
@@ -62,6 +65,8 @@ class LandmarkSet:
             raise ValueError("labels, points and names must have the same length")
         if deviation is not None and len(deviation) != number:
             raise ValueError("labels and standard_deviation_mm must have the same length")
+        if self.corrected is not None and len(self.corrected) != number:
+            raise ValueError("labels and corrected must have the same length")
         if len(set(self.labels)) != number:
             raise ValueError("labels must be unique")
         if self.coordinate_system not in ("LPS", "RAS"):
@@ -98,6 +103,7 @@ class LandmarkSet:
             coordinate_system=self.coordinate_system,
             names=tuple((*self.names, "")[row] for row in rows) if self.names else (),
             standard_deviation_mm=None if deviation is None else np.append(deviation, np.nan)[rows],
+            corrected=None if self.corrected is None else np.append(self.corrected, False)[rows],
         )
 
 
@@ -164,7 +170,9 @@ def _description(landmarks: LandmarkSet, index: int) -> str:
     name = landmarks.names[index] if landmarks.names else ""
     deviation = landmarks.standard_deviation_mm
     note = ""
-    if not landmarks.defined[index]:
+    if landmarks.corrected is not None and landmarks.corrected[index]:
+        note = _CORRECTED
+    elif not landmarks.defined[index]:
         note = _NOT_ON_SCAN
     elif deviation is not None and math.isfinite(deviation[index]):
         note = f"± {deviation[index]:.1f} mm"
@@ -249,10 +257,16 @@ def _csv(landmarks: LandmarkSet) -> str:
                 landmarks.names[i] if landmarks.names else "",
                 *position,
                 f"{deviation[i]:.3f}" if deviation is not None and known else "",
-                "defined" if defined else "missing",
+                _state(landmarks, i),
             ]
         )
     return stream.getvalue()
+
+
+def _state(landmarks: LandmarkSet, index: int) -> str:
+    if not landmarks.defined[index]:
+        return "missing"
+    return "corrected" if landmarks.corrected is not None and landmarks.corrected[index] else "defined"
 
 
 def _lafas(landmarks: LandmarkSet) -> str:

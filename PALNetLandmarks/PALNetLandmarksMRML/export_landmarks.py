@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PALNetLandmarksLib.errors import OutputError
 from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
-from PALNetLandmarksLib.landmark_states import DETECTED
+from PALNetLandmarksLib.landmark_states import CORRECTED, DETECTED
 from PALNetLandmarksLib.scheme import load_scheme
 
 from .landmark_node import LandmarkNode
@@ -33,6 +33,7 @@ def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
         standard_deviation_mm=np.array(
             [deviations[label] if states[label] == DETECTED else np.nan for label in landmarks.labels]
         ),
+        corrected=np.array([states[label] == CORRECTED for label in landmarks.labels]),
     ).in_coordinate_system("LPS")
 
 
