@@ -325,3 +325,14 @@ def test_slicer_sees_the_landmarks_on_the_model(tmp_path: Path) -> None:
         np.testing.assert_allclose([point["ras"] for point in defined], ras, atol=1e-9)
         assert [point["label"] for point in defined] == [*SCHEME.labels[:2], *SCHEME.labels[3:]]
         assert defined[0]["description"] == "± 1.3 mm"
+
+
+def test_what_was_corrected_is_written_and_names_stay_names(tmp_path: Path) -> None:
+    points = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [np.nan] * 3])
+    corrected = np.array([False, True, True])
+    names = ("Nasion", "Pogonion", "Gnathion")
+    write_landmarks(tmp_path / "a.mrk.json", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
+    assert read_landmarks(tmp_path / "a.mrk.json").names == names
+    write_landmarks(tmp_path / "a.csv", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
+    states = [line.rsplit(",", 1)[1] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+    assert states == ["defined", "corrected", "missing"]

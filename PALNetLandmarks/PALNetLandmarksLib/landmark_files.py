@@ -380,7 +380,7 @@ def _joined(sets: list[LandmarkSet]) -> LandmarkSet:
 
 def _name(description: str) -> str:
     """The landmark's full name: its description without what this module added to it."""
-    return re.sub(rf"\s*(± [\d.]+ mm|{re.escape(_NOT_ON_SCAN)})$", "", description)
+    return re.sub(rf"\s*(± [\d.]+ mm|{re.escape(_NOT_ON_SCAN)}|{re.escape(_CORRECTED)})$", "", description)
 
 
 def _read_fcsv(text: str) -> LandmarkSet:
