@@ -557,7 +557,9 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from PALNetLandmarksMRML.landmark_history import LandmarkHistory
 
         history = self._histories.get(landmarks.node.GetID())
-        if history is None:
+        if (
+            history is None or history.landmarks.node is not landmarks.node
+        ):  # the scene may have put another in its place
             self._histories[landmarks.node.GetID()] = LandmarkHistory(landmarks, new)
         else:
             history.note()
