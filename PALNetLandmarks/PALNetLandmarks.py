@@ -268,7 +268,6 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.weightsSelector.currentPath = parameters.weights
         self._follow(self.logic.landmarksOf(*self._source()) if source else None)
         self._applyDisplay()
-        self._updateButtons()
 
     def _showSegments(self, source):
         """List the segments where the input is a segmentation."""
@@ -508,7 +507,6 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._landmarks = landmarks
         self._settled = self._placing = None
         self._updateTable()
-        self._updateButtons()
 
     def _onLandmarksChanged(self, caller=None, event=None):
         self._tableTimer.start()
@@ -521,10 +519,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         before, self._settled = self._settled or {}, None
         if self._landmarks is None:
             return
-        if self._snap is not None and self._parameterNode.snapToSurface:
-            for i, position in self._positions().items():
-                if i in before and position != before[i]:
-                    self._snap.snap(self._landmarks.node, i)
+        self._toSurface([i for i, position in self._positions().items() if i in before and position != before[i]])
         self._note(self._landmarks)
 
     def _onPlaced(self, caller=None, event=None):
@@ -532,9 +527,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         label, self._placing = self._placing, None
         if label is None or self._landmarks is None:
             return
-        if self._snap is not None and self._parameterNode.snapToSurface:
-            self._snap.snap(self._landmarks.node, self._landmarks.index()[label])
+        self._toSurface([self._landmarks.index()[label]])
         self._say("")
+
+    def _toSurface(self, indices):
+        """Snap control points to the surface, if the user wants that."""
+        if self._snap is not None and self._parameterNode.snapToSurface:
+            for i in indices:
+                self._snap.snap(self._landmarks.node, i)
 
     def _positions(self):
         if self._landmarks is None:
@@ -543,11 +543,11 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         return {i: tuple(node.GetNthControlPointPosition(i)) for i in range(node.GetNumberOfControlPoints())}
 
     def _updateTable(self):
+        self._updateButtons()
         if self._landmarks is None:
             self._table.show({}, {})
             return
         self._table.show(self._landmarks.states(), self._landmarks.deviations())
-        self._updateButtons()
         # A drag is one step, from where it began to where it ended.
         if self._settled is None:
             self._note(self._landmarks)
@@ -670,8 +670,6 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # What the panel says
 
     def _updateButtons(self):
-        from PALNetLandmarksMRML.landmark_placing import has_position
-
         running = self._run is not None
         source = self._source()[0]
         self.ui.detectButton.text = _("Cancel") if running else _("Detect landmarks")
@@ -683,7 +681,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             widget.enabled = there and not running
         chosen = there and not running and self._table.chosen is not None
         self.ui.resetButton.enabled = chosen
-        self.ui.placeButton.enabled = chosen and not has_position(self._landmarks, self._table.chosen)
+        self.ui.placeButton.enabled = chosen and not self._landmarks.has_position(self._table.chosen)
 
     def _say(self, text):
         self.ui.statusLabel.styleSheet = ""

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 from .simulation.cameras import Scene
 from .simulation.capture import CaptureSimulator
-from .simulation.head import HeadModel
+from .simulation.head import HeadModel, head_model_folder
 
 #: What is drawn, around the tip of the nose of the reference face: lower and upper corner (LPS mm).
 BOX = np.array([[-130.0, -40.0, -165.0], [130.0, 220.0, 140.0]])
@@ -110,7 +110,7 @@ def compose(scans: list[Shown], columns: int = 3) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder with ict_head.npz and landmarks50.json")
+    parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scans", type=Path, required=True, help="folder with <scan>.ply and <scan>.landmarks.json")
     parser.add_argument("--simulated", type=int, default=9, help="how many captures to simulate")
     parser.add_argument("--output", type=Path, required=True, help="picture to write (.png or .jpg)")

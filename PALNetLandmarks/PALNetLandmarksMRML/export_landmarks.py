@@ -20,9 +20,8 @@ def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
     node, index, states = landmarks.node, landmarks.index(), landmarks.states()
     points = np.full((len(landmarks.labels), 3), np.nan)
     for row, label in enumerate(landmarks.labels):
-        i = index.get(label)
-        if i is not None and node.GetNthControlPointPositionStatus(i) == node.PositionDefined:
-            points[row] = node.GetNthControlPointPositionWorld(i)
+        if landmarks.has_position(label):
+            points[row] = node.GetNthControlPointPositionWorld(index[label])
     names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
     deviations = landmarks.deviations()
     return LandmarkSet(

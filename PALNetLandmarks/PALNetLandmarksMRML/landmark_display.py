@@ -64,10 +64,9 @@ def set_opacity(source, opacity: float) -> None:  # type: ignore[no-untyped-def]
 def centre_on(landmarks: LandmarkNode, label: str) -> bool:
     """Make a landmark the point that all 3D views turn about; they keep their direction. False if it has no place."""
     node = landmarks.node
-    i = landmarks.index().get(label)
-    if i is None or node.GetNthControlPointPositionStatus(i) != node.PositionDefined:
+    if not landmarks.has_position(label):
         return False
-    point = node.GetNthControlPointPositionWorld(i)
+    point = node.GetNthControlPointPositionWorld(landmarks.index()[label])
     cameras = node.GetScene().GetNodesByClass("vtkMRMLCameraNode")
     cameras.UnRegister(None)
     for number in range(cameras.GetNumberOfItems()):

@@ -75,8 +75,7 @@ class LandmarkHistory:
         known = set(self.landmarks.labels)
         for label, i in self.landmarks.index().items():
             if label in known:
-                defined = node.GetNthControlPointPositionStatus(i) == node.PositionDefined
-                position = tuple(node.GetNthControlPointPosition(i)) if defined else None
+                position = tuple(node.GetNthControlPointPosition(i)) if self.landmarks.is_defined(i) else None
                 points[label] = _Point(
                     position, bool(node.GetNthControlPointLocked(i)), node.GetNthControlPointDescription(i)
                 )

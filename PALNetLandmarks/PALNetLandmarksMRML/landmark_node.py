@@ -56,7 +56,7 @@ class LandmarkNode:
                 continue
             i = index[label]
             locked[row] = self.node.GetNthControlPointLocked(i)
-            if self.node.GetNthControlPointPositionStatus(i) == self.node.PositionDefined:
+            if self.is_defined(i):
                 points[row] = self.node.GetNthControlPointPosition(i)
         detected = [[math.nan] * 3 if point is None else point for point in remembered.values()]
         # Slicer knows millimetres alone; a file in metres loads as it is, and small numbers are large ways then.
@@ -76,17 +76,18 @@ class LandmarkNode:
         kept = set() if replace_corrected else {label for label, state in self.states().items() if state == CORRECTED}
         if not self.labels and not replace_corrected:
             # Points of the same names that somebody placed before the first detection are his.
-            kept = {label for label, i in self.index().items() if self._is_defined(i)} & set(detection.labels)
+            kept = {label for label, i in self.index().items() if self.is_defined(i)} & set(detection.labels)
         names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
-        carried = self._moved_with_scan(detection)
-        remembered: dict[str, list[float] | None] = {}
+        placed = {}
+        for label, world in zip(detection.labels, detection.points):
+            placed[label] = [0.0, 0.0, 0.0]
+            self.node.TransformPointFromWorld([float(value) for value in world], placed[label])
+        there = {label: placed[label] for label, missing in zip(detection.labels, detection.missing) if not missing}
+        carried = self._moved_with_scan(there)
         modified = self.node.StartModify()
         try:
-            rows = zip(detection.labels, detection.points, detection.standard_deviation_mm, detection.missing)
-            for label, world, deviation, missing in rows:
-                local = [0.0, 0.0, 0.0]
-                self.node.TransformPointFromWorld([float(value) for value in world], local)
-                remembered[label] = None if missing else list(local)
+            for label, deviation in zip(detection.labels, detection.standard_deviation_mm):
+                local, missing = placed[label], label not in there
                 if label in kept:
                     if label in carried:
                         self.node.SetNthControlPointPosition(self.index()[label], carried[label])
@@ -102,7 +103,9 @@ class LandmarkNode:
                     self.node.SetNthControlPointPosition(i, local)
                     note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
                 self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
-            self.node.SetAttribute(DETECTED_ATTRIBUTE, json.dumps(remembered))
+            self.node.SetAttribute(
+                DETECTED_ATTRIBUTE, json.dumps({label: there.get(label) for label in detection.labels})
+            )
             deviations = zip(detection.labels, np.round(detection.standard_deviation_mm, 3).tolist())
             known = {label: value if math.isfinite(value) else None for label, value in deviations}
             self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
@@ -129,13 +132,8 @@ class LandmarkNode:
         finally:
             self.node.EndModify(modified)
 
-    def _moved_with_scan(self, detection: Detection) -> dict[str, list[float]]:
-        """Positions, by label, that the landmarks have if they follow the scan to where it is detected now."""
-        found: dict[str, list[float]] = {}
-        for label, world, missing in zip(detection.labels, detection.points, detection.missing):
-            local = [0.0, 0.0, 0.0]
-            self.node.TransformPointFromWorld([float(value) for value in world], local)
-            found[label] = [math.nan] * 3 if missing else local
+    def _moved_with_scan(self, found: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Positions, by label, that the landmarks have if they follow the scan to where it is ``found`` now."""
         detected = np.array([found.get(label, [math.nan] * 3) for label in self.labels]).reshape(-1, 3)
         placed = self.landmarks()
         rows = zip(self.labels, placed.moved_with_scan(detected), placed.points)
@@ -161,5 +159,11 @@ class LandmarkNode:
             result.setdefault(self.node.GetNthControlPointLabel(i), i)
         return result
 
-    def _is_defined(self, i: int) -> bool:
+    def has_position(self, label: str) -> bool:
+        """Whether there is a control point of that label with a position."""
+        i = self.index().get(label)
+        return i is not None and self.is_defined(i)
+
+    def is_defined(self, i: int) -> bool:
+        """Whether control point ``i`` has a position."""
         return bool(self.node.GetNthControlPointPositionStatus(i) == self.node.PositionDefined)

@@ -5,18 +5,12 @@ from __future__ import annotations
 from .landmark_node import LandmarkNode
 
 
-def has_position(landmarks: LandmarkNode, label: str) -> bool:
-    """Whether the landmark stands anywhere."""
-    node, i = landmarks.node, landmarks.index().get(label)
-    return i is not None and node.GetNthControlPointPositionStatus(i) == node.PositionDefined
-
-
 def start_placing(landmarks: LandmarkNode, label: str) -> None:
     """Let the next click in a view place the landmark ``label``, once.
 
     Does nothing where the landmark has a position: that is dragged.
     """
-    if has_position(landmarks, label):
+    if landmarks.has_position(label):
         return
     node = landmarks.node
     i = landmarks.index().get(label)
