@@ -56,7 +56,7 @@ def test_the_samples_are_those_of_the_cropped_mesh(head: TriangleMesh, reference
     samples = sample_region_of_interest(head, reference, count=3000)
     cropped = crop_to_region_of_interest(head, reference, 10.0)
     areas, _ = cropped.triangle_areas_and_normals
-    assert len(samples.points) == 3000
+    assert len(samples.points) == pytest.approx(3000, rel=0.02)
     assert samples.area == pytest.approx(areas.sum(), rel=1e-9)
     chosen = head.triangles[samples.triangle_index]
     assert set(chosen.ravel()) <= set(
@@ -90,7 +90,7 @@ def test_samples_are_even_and_the_same_every_time(head: TriangleMesh, reference:
 def test_the_default_is_dense_enough_for_the_fine_maps(reference: ReferenceFace) -> None:
     mesh = TriangleMesh(reference.points, reference.triangles)
     samples = sample_region_of_interest(mesh, reference)
-    assert len(samples.points) == SAMPLE_COUNT
+    assert len(samples.points) == pytest.approx(SAMPLE_COUNT, rel=0.01)
     assert np.sqrt(samples.area / SAMPLE_COUNT) < 1.5  # mm between samples; pixels are 1.25 mm
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.height_maps import CHANNELS, HeightMapConfig
+from PALNetLandmarksLib.height_maps import CHANNELS, HeightMapConfig, share
 
 
 def cut_height_maps_fast(
@@ -22,9 +22,8 @@ def cut_height_maps_fast(
     count, pixels = len(centres), config.pixels
     maps = np.zeros((len(config.pitch_mm), count, pixels, pixels, CHANNELS), dtype=np.float32)
     for scale, (pitch, depth, stride) in enumerate(zip(config.pitch_mm, config.depth_mm, config.stride)):
-        _draw(
-            points[::stride], normals[::stride], centres, frames, pixels, pitch, depth, config.softness_mm, maps[scale]
-        )
+        drawn = share(len(points), stride)
+        _draw(points[:drawn], normals[:drawn], centres, frames, pixels, pitch, depth, config.softness_mm, maps[scale])
     return maps
 
 

@@ -19,6 +19,9 @@ from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 #: Positions are kept as multiples of this many millimetres in 16 bits.
 STEP_MM = 0.006
 
+#: In each file; another one than this means that its samples come in another order than height maps expect.
+_FORMAT = 2
+
 
 @dataclass(frozen=True)
 class PreparedScan:
@@ -83,13 +86,21 @@ def save_prepared(path: Path, scan: PreparedScan) -> None:
     """Write one prepared scan; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, **vars(scan))
+        np.savez(stream, format=_FORMAT, **vars(scan))
     partial.replace(path)
 
 
 def load_prepared(path: Path) -> PreparedScan:
-    """Read one prepared scan."""
+    """Read one prepared scan.
+
+    Raises
+    ------
+    ValueError
+        If another version of this program wrote it.
+    """
     with np.load(path) as data:
+        if "format" not in data or int(data["format"]) != _FORMAT:
+            raise ValueError(f"'{path.name}' was prepared by another version; make the cohort again, in a new folder.")
         return PreparedScan(
             points=data["points"],
             normals=data["normals"],

@@ -63,7 +63,7 @@ PREPARED = ".prepared.npz"
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "palnet.json"
 
 #: Part of the name of everything prepared: change it when preparation changes, so that old arrays are not reused.
-_PREPARATION = 1
+_PREPARATION = 2
 
 AnyTask = Union[PALNetTask, HeightMapTask]
 _console = Console(stderr=True)

@@ -21,8 +21,9 @@ class HeightMapConfig:
     """Size of the maps.
 
     ``pixels`` per side; ``pitch_mm`` pixel size of each scale; ``depth_mm`` how far above or below the centre a surface
-    may lie to be drawn, per scale; ``stride`` which share of the samples a scale draws (every n-th); ``softness_mm``
-    how strongly the outer of two surfaces in one pixel wins (a surface that much further out weighs e times as much).
+    may lie to be drawn, per scale; ``stride`` which share of the samples a scale draws (the first n-th part, as even as
+    all: see ``SurfaceSamples``); ``softness_mm`` how strongly the outer of two surfaces in one pixel wins (a surface
+    that much further out weighs e times as much).
     """
 
     pixels: int = 24
@@ -66,7 +67,8 @@ def cut_height_maps(
 
     Parameters
     ----------
-    points, normals : (n, 3) surface samples in the canonical frame (LPS mm, at the reference's size).
+    points, normals : (n, 3) surface samples in the canonical frame (LPS mm, at the reference's size), in the order that
+        ``sample_surface`` gives them.
     centres : (L, 3) middle of each map.
     frames : (L, 3, 3) from ``landmark_frames``.
 
@@ -76,8 +78,8 @@ def cut_height_maps(
     """
     maps = [
         _draw(
-            np.ascontiguousarray(points[::stride], dtype=np.float32),
-            np.ascontiguousarray(normals[::stride], dtype=np.float32),
+            np.ascontiguousarray(points[: share(len(points), stride)], dtype=np.float32),
+            np.ascontiguousarray(normals[: share(len(points), stride)], dtype=np.float32),
             np.asarray(centres, dtype=np.float32),
             frames,
             config.pixels,
@@ -88,6 +90,11 @@ def cut_height_maps(
         for pitch, depth, stride in zip(config.pitch_mm, config.depth_mm, config.stride)
     ]
     return np.stack(maps)
+
+
+def share(count: int, stride: int) -> int:
+    """How many of ``count`` samples a scale draws."""
+    return -(-count // stride)
 
 
 def _draw(

@@ -63,7 +63,7 @@ class PatchConfig:
 
 
 def sample_cloud(mesh: TriangleMesh, config: PatchConfig) -> NDArray[np.float64]:
-    """The points patches are cut from: ``config.cloud_size`` even surface samples, or the vertices.
+    """The points patches are cut from: about ``config.cloud_size`` even surface samples, or the vertices.
 
     Crop the mesh to the region of interest first: shoulders would take their share of the samples.
 
@@ -73,7 +73,7 @@ def sample_cloud(mesh: TriangleMesh, config: PatchConfig) -> NDArray[np.float64]
 
     Returns
     -------
-    (cloud_size, 3), or (n, 3) vertices; mm, canonical LPS.
+    (n, 3), n about ``cloud_size``, or the vertices; mm, canonical LPS.
 
     Raises
     ------

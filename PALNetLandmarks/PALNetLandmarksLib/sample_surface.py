@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,17 @@ from .mesh import TriangleMesh
 _CHUNK = 500_000
 #: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
 _R2_STEPS = np.array([0.7548776662466927, 0.5698402909980532])
+#: Fraction of the golden ratio: the same in one dimension.
+_GOLDEN_STEP = 0.6180339887498949
+#: Samples that a block of triangles gives in the mean: enough to be even, few enough that a difference stays local.
+_SAMPLES_PER_BLOCK = 16
 #: Multipliers of the SplitMix64 generator (Steele et al., 2014).
 _SPLITMIX = tuple(np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """Points spread over a surface.
+    """Points spread over a surface, in such an order that the first ones, however many, are spread evenly, too.
 
     Attributes
     ----------
@@ -35,23 +40,20 @@ class SurfaceSamples:
     area: float
 
     def thinned(self, count: int) -> SurfaceSamples:
-        """About ``count`` of the samples, as even: one of each few that follow one another. All, if there are fewer."""
-        step = len(self.points) // max(count, 1)
-        if step <= 1:
-            return self
-        first = np.arange(0, len(self.points) - step + 1, step)
-        kept = first + (_scattered(len(first)) * step).astype(np.int64)
-        return SurfaceSamples(self.points[kept], self.normals[kept], self.triangle_index[kept], self.area)
+        """``count`` of the samples, as even; all, if there are fewer."""
+        return SurfaceSamples(self.points[:count], self.normals[:count], self.triangle_index[:count], self.area)
 
 
 def sample_surface(
     mesh: TriangleMesh, count: int = 10_000, triangle_subset: NDArray[np.int64] | None = None
 ) -> SurfaceSamples:
-    """Take ``count`` points off the surface, each standing for the same area.
+    """Take about ``count`` points off the surface, each standing for the same area.
 
-    The area, summed in the order of the triangles, is cut into ``count`` equal strata, each of which gives one point at
-    a scattered place that depends on its number alone; where in the triangle it lies follows a low-discrepancy
-    sequence. So a file always gives the same points, and a moved copy gives the moved points. Files list neighbouring
+    The triangles are taken in blocks that follow one another in the file. The area of a block, summed in the order of
+    its triangles, is cut into equal strata, each of which gives one point at a scattered place that depends on the
+    number of the block and of the stratum alone; where in the triangle it lies follows a low-discrepancy sequence. So a
+    file always gives the same points, and a moved copy gives the moved points; rounding of its coordinates, or a
+    triangle more or less in ``triangle_subset``, changes samples of that block and no others. Files list neighbouring
     triangles mostly one after the other, which makes the samples more even than random ones, and whatever the order,
     they are no less even. (Regular places would be: a subdivided mesh may list the same surface several times over, and
     they meet it at the same spots each time.) Memory beyond the mesh: 16 bytes per triangle.
@@ -59,24 +61,26 @@ def sample_surface(
     Parameters
     ----------
     mesh : the surface, in any frame and unit.
-    count : number of samples.
-    triangle_subset : indices of the triangles to sample; all of them by default.
+    count : number of samples; there will be one in a hundred more or fewer at most, unless they are very few.
+    triangle_subset : indices of the triangles to sample, ascending; all of them by default.
 
     Returns
     -------
-    SurfaceSamples of ``count`` points; of no points if the surface has no area.
+    SurfaceSamples of about ``count`` points; of no points if the surface has no area.
     """
     areas = _triangle_areas(mesh, triangle_subset)
     cumulative = np.cumsum(areas)
     total = float(cumulative[-1]) if len(cumulative) else 0.0
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
-    strata = (np.arange(count) + _scattered(count)) * (total / count)
-    chosen = np.minimum(np.searchsorted(cumulative, strata, side="right"), len(areas) - 1)
+    block, number, place = _strata(_area_before_blocks(mesh, count, triangle_subset, cumulative), total / count)
+    order = np.argsort((_scattered(block, 1) + number * _GOLDEN_STEP) % 1.0, kind="stable")
+    block, number, place = block[order], number[order], place[order]
+    chosen = np.minimum(np.searchsorted(cumulative, place, side="right"), len(areas) - 1)
     index = chosen if triangle_subset is None else np.asarray(triangle_subset)[chosen]
     corners = mesh.points[mesh.triangles[index]]
     across, along = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    u, v = ((np.arange(1, count + 1)[:, None] * _R2_STEPS) % 1.0).T
+    u, v = ((_scattered(block, salt) + number * step) % 1.0 for salt, step in zip((2, 3), _R2_STEPS))
     outside = u + v > 1  # fold the unit square onto the triangle
     u, v = np.where(outside, 1 - u, u), np.where(outside, 1 - v, v)
     cross = np.cross(across, along)
@@ -85,9 +89,39 @@ def sample_surface(
     return SurfaceSamples(points, normals, index.astype(np.int64), total)
 
 
-def _scattered(count: int) -> NDArray[np.float64]:
-    """(count,) numbers in [0, 1) that look random and are the same with every version of numpy."""
-    state = np.arange(1, count + 1, dtype=np.uint64) * _SPLITMIX[0]
+def _area_before_blocks(
+    mesh: TriangleMesh, count: int, subset: NDArray[np.int64] | None, cumulative: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where on the summed area each block begins and the last one ends: (blocks + 1,)."""
+    # A block's number is that of its triangles in the file: it does not depend on what the subset leaves out.
+    triangles = len(mesh.triangles)
+    size = 2 ** max(0, math.ceil(math.log2(_SAMPLES_PER_BLOCK * triangles / count)))
+    first = np.arange(0, triangles + size, size)
+    if subset is not None:
+        first = np.searchsorted(subset, first)
+    first = np.minimum(first, len(cumulative))
+    return np.where(first > 0, cumulative[first - 1], 0.0)
+
+
+def _strata(
+    edges: NDArray[np.float64], step: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The strata of all blocks: number of the block, number in the block, and the place on the summed area."""
+    areas = np.diff(edges)
+    # Each block begins with a part of a stratum, another one in each, so that in the mean none is favoured.
+    begun = _scattered(np.arange(len(areas)), 0)
+    strata = np.floor(areas / step + begun).astype(np.int64) + 1
+    block = np.repeat(np.arange(len(areas)), strata)
+    number = np.arange(len(block)) - np.repeat(np.cumsum(strata) - strata, strata)
+    place = (number + _scattered(block, 4 + number) - begun[block]) * step
+    kept = (place >= 0) & (place < areas[block])
+    return block[kept], number[kept], (edges[block] + place)[kept]
+
+
+def _scattered(numbers: NDArray[np.int64], salt: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) numbers in [0, 1) that look random; the same for the same number and salt with every version of numpy."""
+    state = (numbers.astype(np.uint64) << np.uint64(24)) + np.asarray(salt).astype(np.uint64) + np.uint64(1)
+    state = state * _SPLITMIX[0]
     state = (state ^ (state >> np.uint64(30))) * _SPLITMIX[1]
     state = (state ^ (state >> np.uint64(27))) * _SPLITMIX[2]
     state ^= state >> np.uint64(31)
