@@ -74,8 +74,6 @@ def sample_surface(
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     block, number, place = _strata(_area_before_blocks(mesh, count, triangle_subset, cumulative), total / count)
-    order = np.argsort((_scattered(block, 1) + number * _GOLDEN_STEP) % 1.0, kind="stable")
-    block, number, place = block[order], number[order], place[order]
     chosen = np.minimum(np.searchsorted(cumulative, place, side="right"), len(areas) - 1)
     index = chosen if triangle_subset is None else np.asarray(triangle_subset)[chosen]
     corners = mesh.points[mesh.triangles[index]]
@@ -86,7 +84,8 @@ def sample_surface(
     cross = np.cross(across, along)
     normals = cross / np.maximum(np.linalg.norm(cross, axis=1), np.finfo(float).tiny)[:, None]
     points = corners[:, 0] + u[:, None] * across + v[:, None] * along
-    return SurfaceSamples(points, normals, index.astype(np.int64), total)
+    order = np.argsort((_scattered(block, 1) + number * _GOLDEN_STEP) % 1.0, kind="stable")
+    return SurfaceSamples(points[order], normals[order], index[order].astype(np.int64), total)
 
 
 def _area_before_blocks(
