@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PALNetLandmarksLib.errors import UnreadableScanError
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
@@ -106,6 +107,14 @@ def test_a_prepared_scan_is_read_back_bit_for_bit(scan: PreparedScan, tmp_path: 
     back = load_prepared(path)
     for name, value in vars(scan).items():
         np.testing.assert_array_equal(getattr(back, name), value)
+
+
+def test_a_scan_prepared_by_an_older_version_is_refused(scan: PreparedScan, tmp_path: Path) -> None:
+    """Its samples come in the order of the file: the coarse maps would draw a part of the face alone."""
+    path = tmp_path / "train-00001.prepared.npz"
+    np.savez(path, **vars(scan))
+    with pytest.raises(UnreadableScanError, match=r"'train-00001\.prepared\.npz' was prepared by another version"):
+        load_prepared(path)
 
 
 # --- pose errors

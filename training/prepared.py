@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.errors import UnreadableScanError
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace
@@ -95,12 +96,14 @@ def load_prepared(path: Path) -> PreparedScan:
 
     Raises
     ------
-    ValueError
+    UnreadableScanError
         If another version of this program wrote it.
     """
     with np.load(path) as data:
         if "format" not in data or int(data["format"]) != _FORMAT:
-            raise ValueError(f"'{path.name}' was prepared by another version; make the cohort again, in a new folder.")
+            raise UnreadableScanError(
+                f"'{path.name}' was prepared by another version; make the cohort again, in a new folder."
+            )
         return PreparedScan(
             points=data["points"],
             normals=data["normals"],
