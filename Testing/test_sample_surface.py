@@ -99,7 +99,7 @@ def test_a_triangle_less_changes_samples_nearby_alone() -> None:
     mesh = sphere(columns=160)
     everything = np.arange(len(mesh.triangles))
     without = np.delete(everything, [11, 5000, 20_000])
-    before, after = (sample_surface(mesh, 20_000, subset) for subset in (everything, without))
+    before, after = (sample_surface(mesh, 20_000, subset, 16) for subset in (everything, without))
     assert changed(before, after, 0.05) < 0.01
     # The same of the first part alone, which the coarse height maps draw.
     assert changed(before.thinned(4000), after.thinned(4000), 0.05) < 0.01
@@ -109,7 +109,7 @@ def test_rounding_changes_few_samples() -> None:
     mesh = sphere(columns=160)
     away = np.array([700.0, -900.0, 400.0])
     rounded = (mesh.points + away).astype(np.float32).astype(np.float64) - away
-    before, after = sample_surface(mesh, 20_000), sample_surface(mesh.with_points(rounded), 20_000)
+    before, after = (sample_surface(each, 20_000, None, 16) for each in (mesh, mesh.with_points(rounded)))
     assert changed(before, after, 0.01) < 0.003
     assert changed(before.thinned(4000), after.thinned(4000), 0.01) < 0.003
 

@@ -16,8 +16,6 @@ _CHUNK = 500_000
 _R2_STEPS = np.array([0.7548776662466927, 0.5698402909980532])
 #: Fraction of the golden ratio: the same in one dimension.
 _GOLDEN_STEP = 0.6180339887498949
-#: Samples that a block of triangles gives in the mean: enough to be even, few enough that a difference stays local.
-_SAMPLES_PER_BLOCK = 16
 #: Multipliers of the SplitMix64 generator (Steele et al., 2014).
 _SPLITMIX = tuple(np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -45,7 +43,10 @@ class SurfaceSamples:
 
 
 def sample_surface(
-    mesh: TriangleMesh, count: int = 10_000, triangle_subset: NDArray[np.int64] | None = None
+    mesh: TriangleMesh,
+    count: int = 10_000,
+    triangle_subset: NDArray[np.int64] | None = None,
+    samples_per_block: int | None = None,
 ) -> SurfaceSamples:
     """Take about ``count`` points off the surface, each standing for the same area.
 
@@ -63,6 +64,8 @@ def sample_surface(
     mesh : the surface, in any frame and unit.
     count : number of samples; there will be one in a hundred more or fewer at most, unless they are very few.
     triangle_subset : indices of the triangles to sample, ascending; all of them by default.
+    samples_per_block : about how many samples a block gives, at least; by default there is one block. The fewer, the
+        more local a difference stays, and the less even the samples are.
 
     Returns
     -------
@@ -73,7 +76,9 @@ def sample_surface(
     total = float(cumulative[-1]) if len(cumulative) else 0.0
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
-    block, number, place = _strata(_area_before_blocks(mesh, count, triangle_subset, cumulative), total / count)
+    triangles = len(mesh.triangles)
+    size = _block_size(triangles, count, samples_per_block) if samples_per_block else triangles
+    block, number, place = _strata(_area_before_blocks(size, triangles, triangle_subset, cumulative), total / count)
     chosen = np.minimum(np.searchsorted(cumulative, place, side="right"), len(areas) - 1)
     index = chosen if triangle_subset is None else np.asarray(triangle_subset)[chosen]
     corners = mesh.points[mesh.triangles[index]]
@@ -88,13 +93,16 @@ def sample_surface(
     return SurfaceSamples(points[order], normals[order], index[order].astype(np.int64), total)
 
 
+def _block_size(triangles: int, count: int, samples_per_block: int) -> int:
+    """A power of two: it hardly ever changes with the number of samples."""
+    return int(2 ** max(0, math.ceil(math.log2(samples_per_block * triangles / count))))
+
+
 def _area_before_blocks(
-    mesh: TriangleMesh, count: int, subset: NDArray[np.int64] | None, cumulative: NDArray[np.float64]
+    size: int, triangles: int, subset: NDArray[np.int64] | None, cumulative: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Where on the summed area each block begins and the last one ends: (blocks + 1,)."""
+    """Where on the summed area each block of ``size`` triangles begins and the last one ends: (blocks + 1,)."""
     # A block's number is that of its triangles in the file: it does not depend on what the subset leaves out.
-    triangles = len(mesh.triangles)
-    size = 2 ** max(0, math.ceil(math.log2(_SAMPLES_PER_BLOCK * triangles / count)))
     first = np.arange(0, triangles + size, size)
     if subset is not None:
         first = np.searchsorted(subset, first)
