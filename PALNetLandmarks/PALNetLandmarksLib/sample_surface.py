@@ -46,7 +46,7 @@ def sample_surface(
     mesh: TriangleMesh,
     count: int = 10_000,
     triangle_subset: NDArray[np.int64] | None = None,
-    samples_per_block: int | None = None,
+    samples_per_block: int = 1024,
 ) -> SurfaceSamples:
     """Take about ``count`` points off the surface, each standing for the same area.
 
@@ -64,8 +64,8 @@ def sample_surface(
     mesh : the surface, in any frame and unit.
     count : number of samples; there will be one in a hundred more or fewer at most, unless they are very few.
     triangle_subset : indices of the triangles to sample, ascending; all of them by default.
-    samples_per_block : about how many samples a block gives, at least; by default there is one block. The fewer, the
-        more local a difference stays, and the less even the samples are.
+    samples_per_block : about how many samples a block gives, at least. The fewer, the more local a difference stays,
+        and the less even the samples are.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def sample_surface(
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     triangles = len(mesh.triangles)
-    size = _block_size(triangles, count, samples_per_block) if samples_per_block else triangles
+    size = _block_size(triangles, count, samples_per_block)
     block, number, place = _strata(_area_before_blocks(size, triangles, triangle_subset, cumulative), total / count)
     chosen = np.minimum(np.searchsorted(cumulative, place, side="right"), len(areas) - 1)
     index = chosen if triangle_subset is None else np.asarray(triangle_subset)[chosen]
