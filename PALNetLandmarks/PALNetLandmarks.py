@@ -97,6 +97,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showing = False
         self._run = None
         self._table = None
+        self._measurements = None
         self._landmarks = None
         self._snap = None
         #: Where the control points were when the drag began; None while nothing is dragged.
@@ -121,6 +122,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = PALNetLandmarksLogic()
         self._fillSelectors()
         self._table = LandmarkTable(self.ui.landmarkTable, self.onLandmarkChosen)
+        self._measurements = MeasurementTable(self.ui.measurementTable)
         self.ui.certaintyLabel.text = self._certaintyKey()
 
         self._timer = qt.QTimer()
@@ -139,6 +141,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.resetButton.connect("clicked(bool)", self.onReset)
         self.ui.resetAllButton.connect("clicked(bool)", self.onResetAll)
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
+        self.ui.exportMeasurementsButton.connect("clicked(bool)", self.onExportMeasurements)
         self.ui.installTorchButton.connect("clicked(bool)", self.onInstallTorch)
         self.ui.searchEdit.connect("textChanged(QString)", self._table.search)
         # By hand, not by connectGui: before Slicer's pull request 9063 (2026), disconnectGui leaves widgets connected
@@ -546,8 +549,10 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updateButtons()
         if self._landmarks is None:
             self._table.show({}, {})
+            self._measurements.show(())
             return
         self._table.show(self._landmarks.states(), self._landmarks.deviations())
+        self._measurements.show(self.logic.measurementsOf(self._landmarks.node))
         # A drag is one step, from where it began to where it ended.
         if self._settled is None:
             self._note(self._landmarks)
@@ -645,8 +650,28 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exportLandmarks(self, path):
         """Write the landmarks to a file and say so."""
+        self._export(self.logic.exportLandmarks, path)
+
+    def onExportMeasurements(self, checked=False):
+        if self._landmarks is None:
+            self._fail(None, _("There is nothing to measure yet; detect the landmarks first."))
+            return
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(),
+            _("Export measurements"),
+            self._landmarks.node.GetName() + " measurements.csv",
+            "CSV (*.csv)",
+        )
+        if path:
+            self.exportMeasurements(path)
+
+    def exportMeasurements(self, path):
+        """Write distances and angles to a file and say so."""
+        self._export(self.logic.exportMeasurements, path)
+
+    def _export(self, write, path):
         try:
-            written = self.logic.exportLandmarks(self._landmarks.node, path)
+            written = write(self._landmarks.node, path)
         except Exception as error:
             self._fail(error)
             return
@@ -677,7 +702,12 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for widget in (self.ui.inputSelector, self.ui.segmentSelector, self.ui.loadButton, self.ui.advancedSection):
             widget.enabled = not running
         there = self._landmarks is not None
-        for widget in (self.ui.resetAllButton, self.ui.exportButton, self.ui.undoButton):
+        for widget in (
+            self.ui.resetAllButton,
+            self.ui.undoButton,
+            self.ui.exportButton,
+            self.ui.exportMeasurementsButton,
+        ):
             widget.enabled = there and not running
         chosen = there and not running and self._table.chosen is not None
         self.ui.resetButton.enabled = chosen
@@ -815,6 +845,52 @@ class LandmarkTable:
                 self.choose(label)
 
 
+class MeasurementTable:
+    """Distances and angles in a ``QTableWidget``."""
+
+    VALUE_WIDTH = 118
+
+    def __init__(self, table):
+        from PALNetLandmarksLib.measurements import load_measurements
+        from PALNetLandmarksLib.scheme import load_scheme
+
+        measurements = load_measurements()
+        names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+        table.setColumnCount(2)
+        table.setHorizontalHeaderLabels([_("Distance or angle"), _("Value")])
+        table.horizontalHeaderItem(1).setToolTip(
+            _("mm or degrees; with the standard deviation where all its landmarks are as detected")
+        )
+        table.setWordWrap(False)
+        table.verticalHeader().setDefaultSectionSize(LandmarkTable.ROW_HEIGHT)
+        table.setRowCount(len(measurements))
+        self._items = []
+        for row, one in enumerate(measurements):
+            head = qt.QTableWidgetItem(one.name)
+            head.setToolTip(f"{one.group}: " + " - ".join(names[label] for label in one.landmarks))
+            table.setItem(row, 0, head)
+            self._items.append(qt.QTableWidgetItem(""))
+            table.setItem(row, 1, self._items[row])
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        header.setSectionResizeMode(1, qt.QHeaderView.Fixed)
+        table.setColumnWidth(1, self.VALUE_WIDTH)
+
+    def show(self, values):
+        """Write the values, in the order of the library's list, into the rows; none at all empties them."""
+        texts = [self._text(one) for one in values] or [""] * len(self._items)
+        for item, text in zip(self._items, texts):
+            if item.text() != text:
+                item.setText(text)
+
+    @staticmethod
+    def _text(one):
+        if one.value != one.value:
+            return _("missing")
+        spread = f" ±{one.standard_deviation:.1f}" if one.standard_deviation == one.standard_deviation else ""
+        return f"{one.value:.1f}{spread}" + ("°" if one.measurement.is_angle else " mm")
+
+
 class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
     """Detection for scripts: no widgets.
 
@@ -897,6 +973,21 @@ class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
         from PALNetLandmarksMRML.landmark_node import LandmarkNode
 
         return export_landmarks(LandmarkNode(node), path)
+
+    def measurementsOf(self, node):
+        """Distances (mm) and angles (degrees) between the landmarks of a markups node as they stand, as
+        ``PALNetLandmarksLib.measurements.MeasuredValue``."""
+        from PALNetLandmarksMRML.landmark_node import LandmarkNode
+        from PALNetLandmarksMRML.measure_landmarks import measure_landmarks
+
+        return measure_landmarks(LandmarkNode(node))
+
+    def exportMeasurements(self, node, path):
+        """Write distances and angles between the landmarks of a markups node to a ``.csv``; raises OutputError."""
+        from PALNetLandmarksMRML.landmark_node import LandmarkNode
+        from PALNetLandmarksMRML.measure_landmarks import export_measurements
+
+        return export_measurements(LandmarkNode(node), path)
 
     def checkWeights(self, path):
         """A sentence about a weights file (empty path: the bundled one); raises WeightsError if it cannot be used."""

@@ -18,7 +18,7 @@ import harness  # noqa: E402
 import slicer  # noqa: E402
 from harness.view import ThreeDView  # noqa: E402
 
-WIDTH, HEIGHT = 460, 1060
+WIDTH, HEIGHT = 460, 1340
 #: Width and height of each moment of the 3D view.
 MOMENT = (380, 440)
 #: So that the pictures hardly need space and can be read.
@@ -53,6 +53,7 @@ def draw(resources: Path) -> None:
     moments.append(("5  Pg corrected", view.picture()))
     save(strip(moments), resources / "Tutorial.png")
 
+    panel.ui.measurementSection.collapsed = False
     panel.ui.advancedSection.collapsed = False
     panel._table.choose("Ex_R")
     panel._updateTable()

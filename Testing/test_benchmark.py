@@ -203,7 +203,7 @@ def test_an_offset_that_scans_share_is_told_from_what_varies() -> None:
 def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> None:
     from PALNetLandmarksLib.scheme import load_scheme
 
-    from training.measurements import inner_landmarks
+    from training.landmark_groups import inner_landmarks
 
     scheme = load_scheme()
     inner = {scheme.labels[i] for i in inner_landmarks(scheme)}

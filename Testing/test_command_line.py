@@ -19,9 +19,10 @@ from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.device import DEVICES
 from PALNetLandmarksLib.errors import NotAFaceError, WeightsError
-from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.surface import SurfaceLocator
 from PIL import Image
@@ -294,6 +295,41 @@ def test_info_says_versions_device_and_weights(run):
     document = json.loads(run("info", "--json").stdout)
     assert document["packages"]["numpy"] == np.__version__
     assert document["weights"] == {"version": "stand-in 1", "sha256": "0" * 64}
+
+
+def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
+    reference = load_reference()
+    files = []
+    for name, size in (("anna.mrk.json", 1.0), ("ben.fcsv", 0.001)):
+        write_landmarks(tmp_path / name, LandmarkSet(reference.labels, reference.landmarks * size))
+        files.append(tmp_path / name)
+    (tmp_path / "bad.fcsv").write_text("no landmarks")
+    table = tmp_path / "all.csv"
+    result = invoke("measure", *files, tmp_path / "bad.fcsv", "-o", table)
+    assert result.exit_code == 1
+    assert "anna.mrk.json: coordinates in mm" in result.stdout and "ben.fcsv: coordinates in m\n" in result.stdout
+    assert "'bad.fcsv'" in result.stderr
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 58
+    label = dict(zip(reference.labels, reference.landmarks))
+    width = np.linalg.norm(label["Ex_R"] - label["Ex_L"])
+    both = [float(row["value"]) for row in rows if row["measurement"] == "Ex_R - Ex_L"]
+    assert both == pytest.approx([width, width], abs=0.01)
+
+
+def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):
+    reference = load_reference()
+    points = np.where(np.array(reference.labels)[:, None] == "Tr", np.nan, reference.landmarks)
+    write_landmarks(tmp_path / "anna.mrk.json", LandmarkSet(reference.labels, points))
+    result = invoke("measure", tmp_path / "anna.mrk.json", "--unit", "cm", "--json")
+    assert result.exit_code == 0
+    (entry,) = json.loads(result.stdout)["files"]
+    assert entry["unit"] == "cm"
+    found = {"-".join(one["landmarks"]): one["value"] for one in entry["measurements"]}
+    label = dict(zip(reference.labels, reference.landmarks))
+    assert found["N-Pg"] == pytest.approx(10 * np.linalg.norm(label["N"] - label["Pg"]))
+    assert found["Tr-N"] is None  # the trichion is missing
 
 
 def test_choices_are_those_of_the_library():

@@ -142,7 +142,7 @@ def test_one_landmark_moved_shows_in_its_row_its_distances_and_its_angle(tmp_pat
 
 def test_table_7_leaves_the_rims_of_the_ears_out(tmp_path: Path) -> None:
     offsets = np.zeros((len(LABELS), 3))
-    offsets[[LABELS.index(label) for label in tables.measurements()["ears"]]] = 9.0
+    offsets[[LABELS.index(label) for label in tables.ear_landmarks()]] = 9.0
     results = {"pal-net": results_with(offsets)}
     assert tables.table_1(results, tmp_path).iloc[0]["point mm"] != "0.000 ± 0.000"
     assert tables.table_7(results, tmp_path).iloc[0]["point mm"] == "0.000 ± 0.000"

@@ -497,6 +497,53 @@ def test_an_exported_table_says_what_was_corrected(loaded: Any, tmp_path: Path) 
     assert notes["Prn"].endswith("mm")
 
 
+def test_measurements_follow_a_drag_and_say_no_certainty_for_what_was_corrected(loaded: Any, tmp_path: Path) -> None:
+    table = loaded.ui.measurementTable
+    names = [table.item(row, 0).text() for row in range(table.rowCount)]
+    row, angle = names.index("Sn - Pg"), names.index("N - Sn - Pg")
+    assert table.item(row, 1).text() == ""
+    assert not loaded.ui.exportMeasurementsButton.enabled
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    (node,) = landmark_nodes()
+    index = loaded._landmarks.index()
+
+    def length() -> float:
+        ends = [node.GetNthControlPointPositionWorld(index[label]) for label in ("Sn", "Pg")]
+        return float(np.linalg.norm(np.subtract(*ends)))
+
+    before = length()
+    value, deviation = table.item(row, 1).text().removesuffix(" mm").split(" ±")
+    assert float(value) == pytest.approx(before, abs=0.051) and 0.2 < float(deviation) < 3.0
+    assert table.item(angle, 1).text().endswith("°")
+    drag(loaded, node, index["Pg"], (0.0, 0.0, -6.0))
+    loaded._updateTable()
+    assert length() > before + 3.0
+    assert table.item(row, 1).text() == f"{length():.1f} mm"
+    loaded.exportMeasurements(str(tmp_path / "anna"))
+    lines = (tmp_path / "anna.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 30
+    assert f"PALNetLandmarksFace landmarks,Frontal,Sn - Pg,{length():.3f},,mm" in lines
+    node.UnsetNthControlPointPosition(index["Pg"])
+    loaded._updateTable()
+    assert table.item(row, 1).text() == "missing"
+    loaded.exportMeasurements(str(tmp_path / "anna.txt"))
+    assert "should end in .csv" in loaded.ui.statusLabel.text
+
+
+def test_measurements_of_a_scan_in_metres_are_in_millimetres(panel: Any, tmp_path: Path) -> None:
+    import trimesh
+    from PALNetLandmarksLib.read_scan import read_scan
+
+    sample = read_scan(MODULE / "Resources" / "SampleScan.ply")
+    trimesh.Trimesh(sample.points / 1000, sample.triangles, process=False).export(tmp_path / "metres.ply")
+    found = []
+    for path in (MODULE / "Resources" / "SampleScan.ply", tmp_path / "metres.ply"):
+        node = panel.logic.detect(panel.logic.loadScan(path), device="cpu")
+        found.append([one.value for one in panel.logic.measurementsOf(node)])
+    np.testing.assert_allclose(found[1], found[0], atol=0.1)
+
+
 def test_a_name_without_ending_becomes_a_markups_file(loaded: Any, tmp_path: Path) -> None:
     detected(loaded)
     loaded.exportLandmarks(str(tmp_path / "anna"))

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from .augmentation import FIRST_PASS, draw_view, unpack
 from .fast_height_maps import cut_height_maps_fast
+from .landmark_groups import inner_landmarks
 from .loop import split_batches
-from .measurements import inner_landmarks
 from .prepared import PreparedScan, load_prepared
 
 #: How much the error of a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing

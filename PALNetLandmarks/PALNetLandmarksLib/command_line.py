@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .detection import Detection
     from .detector import LandmarkDetector
     from .landmark_files import LandmarkSet
+    from .measurements import MeasuredValue
     from .mesh import TriangleMesh
 
 #: What the files are called in messages, by the end of their names.
@@ -190,6 +191,100 @@ def detect(
             typer.echo(f"  {result.scan}: {result.error}", err=True)
     if failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def measure(
+    landmarks: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LANDMARKS", help="Landmark files, perhaps corrected: .mrk.json, .fcsv or .txt.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Optional[Path],
+        typer.Option("-o", "--output", metavar="FILE", help="Write all values into one CSV table.", show_default=False),
+    ] = None,
+    unit: Annotated[
+        Optional[Unit],
+        typer.Option(help="The unit of the landmarks' coordinates.", show_default="found from the size of the face"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Measure distances (mm) and angles (degrees) between the landmarks of every file.
+
+    A file that fails doesn't stop the others. Exit status: 0 all well, 1 some file failed, 2 wrong usage.
+    """
+    from .measurements import write_measurements
+
+    faces = []
+    failed = {}
+    for path in landmarks:
+        try:
+            used, values = _measure_one(path, unit.value if unit else None)
+        except LandmarkingError as error:
+            failed[str(path)] = str(error)
+            typer.echo(f"Error: {error}", err=True)
+            continue
+        faces.append((str(path), used, values))
+        if not as_json:
+            typer.echo("\n".join(_measured_lines(path, used, values)))
+    try:
+        if output is not None and faces:
+            write_measurements(output, [(name, values) for name, _, values in faces])
+            if not as_json:
+                typer.echo(f"table      {output}")
+    except OutputError as error:
+        _fail(str(error), as_json)
+    if as_json:
+        document = {
+            "version": _version("palnet-landmarks"),
+            "files": [{"file": name, "unit": used, "measurements": _measured(values)} for name, used, values in faces],
+            "failed": failed,
+        }
+        typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...]]:
+    """The unit of a landmark file and what is measured on its face."""
+    from .align import UNITS
+    from .landmark_files import read_landmarks
+    from .measurements import measure as take
+    from .measurements import unit_of_landmarks
+    from .reference import load_reference
+
+    found = read_landmarks(path)
+    used = unit or unit_of_landmarks(found, load_reference(), path.name)
+    # Files do not say which points their standard deviations still go with: a point may have been moved since.
+    return used, take(dict(zip(found.labels, found.points * UNITS[used])), {})
+
+
+def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
+    lines = [f"{path}: coordinates in {unit}"]
+    group = ""
+    for one in values:
+        if one.measurement.group != group:
+            group = one.measurement.group
+            lines.append(f"  {group}")
+        known = math.isfinite(one.value)
+        number = f"{one.value:7.1f} {one.measurement.unit}" if known else "      - (a landmark is missing)"
+        lines.append(f"    {one.measurement.name:<20} {number}")
+    return lines
+
+
+def _measured(values: Sequence["MeasuredValue"]) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": one.measurement.group,
+            "landmarks": list(one.measurement.landmarks),
+            "value": one.value if math.isfinite(one.value) else None,
+            "standard_deviation": one.standard_deviation if math.isfinite(one.standard_deviation) else None,
+            "unit": one.measurement.unit,
+        }
+        for one in values
+    ]
 
 
 @app.command()
@@ -456,7 +551,11 @@ def _entry(result: _Result) -> dict[str, Any]:
     detection = result.detection
     if detection is None:
         return {"scan": str(result.scan), "error": result.error}
-    rows = zip(detection.labels, detection.points, detection.standard_deviation_mm, detection.missing)
+    from .align import UNITS
+    from .measurements import measure as take
+
+    rows = list(zip(detection.labels, detection.points, detection.standard_deviation_mm, detection.missing))
+    there = {label: point * UNITS[detection.unit] for label, point, _, gone in rows if not gone}
     return {
         "scan": str(result.scan),
         "files": [str(path) for path in result.files],
@@ -474,6 +573,7 @@ def _entry(result: _Result) -> dict[str, Any]:
             }
             for label, point, deviation, gone in rows
         ],
+        "measurements": _measured(take(there, dict(zip(detection.labels, detection.standard_deviation_mm)))),
         "missing": _missing(detection),
         "uncertain": _uncertain(detection),
         "seconds": {name: round(float(value), 4) for name, value in result.seconds},

@@ -45,6 +45,11 @@ class LandmarkNode:
         known = self._attribute(DEVIATION_ATTRIBUTE)
         return {label: float(known.get(label) or math.nan) for label in self.labels}
 
+    @property
+    def unit_mm(self) -> float:
+        """Millimetres per unit of the scene: Slicer knows millimetres alone; a file in metres loads as it is."""
+        return UNITS.get(self.node.GetAttribute(UNIT_ATTRIBUTE) or "mm", 1.0)
+
     def landmarks(self) -> PlacedLandmarks:
         """The landmarks as they stand, in the node's own coordinates (RAS mm under its parent transform)."""
         remembered = self._remembered()
@@ -59,9 +64,7 @@ class LandmarkNode:
             if self.is_defined(i):
                 points[row] = self.node.GetNthControlPointPosition(i)
         detected = [[math.nan] * 3 if point is None else point for point in remembered.values()]
-        # Slicer knows millimetres alone; a file in metres loads as it is, and small numbers are large ways then.
-        unit_mm = UNITS.get(self.node.GetAttribute(UNIT_ATTRIBUTE) or "mm", 1.0)
-        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked, unit_mm)
+        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked, self.unit_mm)
 
     def states(self) -> dict[str, str]:
         """State of each landmark by label, see ``PALNetLandmarksLib.landmark_states``."""

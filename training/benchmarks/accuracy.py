@@ -18,7 +18,7 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 
-from ..measurements import inner_landmarks, measurements
+from ..landmark_groups import ear_landmarks, inner_landmarks
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
 from .metrics import GROSS_MM, Array, calibration, distances, failures, missing_rates, summary
@@ -132,7 +132,7 @@ def certainty_row(errors: Array, hidden_errors: Array, deviations: Array, scheme
 
     ``errors`` and ``hidden_errors`` (n, L) are of landmarks that a scan shows and that it does not, else NaN.
     """
-    ears = [scheme.labels.index(label) for label in measurements()["ears"]]
+    ears = [scheme.labels.index(label) for label in ear_landmarks()]
     trichion = [scheme.labels.index("Tr")]
     told = {
         "all": calibration(errors, deviations),

@@ -1,4 +1,4 @@
-"""Simulated captures of test identities in any pose and unit, on disk: made once, read by every row.
+"""Simulated captures, mostly of test identities, in any pose and unit, on disk: made once, read by every row.
 
 A capture is ``<name>.ply`` (what a user would have) and ``<name>.json``, which holds the truth.
 """
@@ -45,21 +45,23 @@ class TestCapture:
         return read_scan(self.path)
 
 
-def make_captures(plan: str, count: int, model: Path, cache: Path, workers: int) -> list[TestCapture]:
-    """The first ``count`` captures of the test split of ``plan``; those that are not on disk yet are made."""
+def make_captures(
+    plan: str, count: int, model: Path, cache: Path, workers: int, split: str = "test"
+) -> list[TestCapture]:
+    """The first ``count`` captures of a split of ``plan``; those that are not on disk yet are made."""
     folder = cache / plan
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [index for index in range(count) if not _paths(folder, index)[1].exists()]
+    wanted = [index for index in range(count) if not _paths(folder, split, index)[1].exists()]
     if wanted:
         with multiprocessing.get_context("spawn").Pool(min(workers, len(wanted))) as pool:
-            work = partial(_make, plan=plan, model=model, folder=folder)
+            work = partial(_make, plan=plan, split=split, model=model, folder=folder)
             for _ in track(pool.imap_unordered(work, wanted), total=len(wanted), description=f"captures {plan}"):
                 pass
-    return [_load(folder, index) for index in range(count)]
+    return [_load(*_paths(folder, split, index)) for index in range(count)]
 
 
-def _paths(folder: Path, index: int) -> tuple[Path, Path]:
-    return folder / f"test-{index:05d}.ply", folder / f"test-{index:05d}.json"
+def _paths(folder: Path, split: str, index: int) -> tuple[Path, Path]:
+    return folder / f"{split}-{index:05d}.ply", folder / f"{split}-{index:05d}.json"
 
 
 @lru_cache(maxsize=1)
@@ -67,10 +69,10 @@ def _simulator(model: Path, scheme: str) -> CaptureSimulator:
     return CaptureSimulator(HeadModel(model, scheme))
 
 
-def _make(index: int, plan: str, model: Path, folder: Path) -> None:
+def _make(index: int, plan: str, split: str, model: Path, folder: Path) -> None:
     """Write one capture; the file with the truth comes last, so its presence means that both are whole."""
-    mesh_path, truth_path = _paths(folder, index)
-    capture, rng = draw_capture(_simulator(model, PLANS[plan].scheme), PLANS[plan], "test", index)
+    mesh_path, truth_path = _paths(folder, split, index)
+    capture, rng = draw_capture(_simulator(model, PLANS[plan].scheme), PLANS[plan], split, index)
     rotation = Rotation.random(random_state=rng).as_matrix()
     shift = rng.normal(0, 150, 3)
     unit = str(rng.choice(list(UNITS)))
@@ -89,8 +91,7 @@ def _make(index: int, plan: str, model: Path, folder: Path) -> None:
     partial_path.replace(truth_path)
 
 
-def _load(folder: Path, index: int) -> TestCapture:
-    mesh_path, truth_path = _paths(folder, index)
+def _load(mesh_path: Path, truth_path: Path) -> TestCapture:
     truth = json.loads(truth_path.read_text(encoding="utf-8"))
     return TestCapture(
         mesh_path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PALNetLandmarksLib.measurements import Measurement, angles, distances, load_measurements
 from PALNetLandmarksLib.resources import resource_path
 
 from ..benchmarks.metrics import GROSS_MM, calibration, failures
-from ..measurements import measurements
+from ..landmark_groups import ear_landmarks
 from .methods import ABLATIONS, METHODS
 from .predictions import Predictions
 
@@ -170,13 +171,12 @@ def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
 
 def table_4(results: Mapping[str, Results]) -> pd.DataFrame | None:
     """Errors of the 20 linear distances that clinicians use: mm, and per cent of the distance."""
-    return _measured(results, measurements()["distances"], ("from", "to"), _length, "mm", ("from", "to"))
+    return _measured(results, [one for one in load_measurements() if not one.is_angle], distances)
 
 
 def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
     """Errors of the nine angles: degrees, and per cent of the angle."""
-    names = ("from", "vertex", "to")
-    return _measured(results, measurements()["angles"], names, _angle, "deg", names)
+    return _measured(results, [one for one in load_measurements() if one.is_angle], angles)
 
 
 def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
@@ -188,7 +188,7 @@ def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
 def table_7(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
     """Table 1 without the eight points of the ears' rims."""
     first = next(iter(results.values()))
-    ears = set(measurements()["ears"])
+    ears = set(ear_landmarks())
     if not ears <= set(first.labels):
         return None
     table = table_1(results, runs, [i for i, label in enumerate(first.labels) if label not in ears])
@@ -241,21 +241,24 @@ def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
 
 def _hard_groups(labels: Sequence[str]) -> dict[str, list[int]]:
     """Indices of the landmarks that hair covers or that nothing marks, by group; groups that are not there left out."""
-    wanted = {"ears": set(measurements()["ears"]), "trichion": {"Tr"}, "gonion": {"Go_R", "Go_L"}}
+    wanted = {"ears": set(ear_landmarks()), "trichion": {"Tr"}, "gonion": {"Go_R", "Go_L"}}
     groups = {name: [i for i, label in enumerate(labels) if label in those] for name, those in wanted.items()}
     return {name: chosen for name, chosen in groups.items() if chosen}
 
 
-def _measured(results: Mapping[str, Results], wanted: Any, keys: Any, measure: Any, unit: str, names: Any) -> Any:
+def _measured(
+    results: Mapping[str, Results], wanted: Sequence[Measurement], measure: Callable[[Array], Array]
+) -> pd.DataFrame | None:
     first = next(iter(results.values()))
     index = {label: i for i, label in enumerate(first.labels)}
     rows = []
     for one in wanted:
-        if not all(one[key] in index for key in keys):
+        if not index.keys() >= set(one.landmarks):
             return None
-        chosen = [index[one[key]] for key in keys]
+        chosen = [index[label] for label in one.landmarks]
         known = measure(first.stack("truth")[:, chosen])
-        row = {"measure": " - ".join(one[name] for name in names), f"true {unit}": f"{np.nanmean(known):.1f}"}
+        unit = one.unit
+        row = {"measure": one.name, f"true {unit}": f"{np.nanmean(known):.1f}"}
         annotated = np.abs(measure(first.stack("annotated")[:, chosen]) - known)
         row[f"annotations {unit}"] = f"{np.nanmean(annotated):.2f}"
         for result in results.values():
@@ -267,16 +270,6 @@ def _measured(results: Mapping[str, Results], wanted: Any, keys: Any, measure: A
     table = pd.DataFrame(rows)
     means = {column: f"{table[column].astype(float).mean():.2f}" for column in table.columns if column != "measure"}
     return pd.concat([table, pd.DataFrame([{"measure": "mean", **means}])], ignore_index=True)
-
-
-def _length(ends: Array) -> Array:
-    return np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
-
-
-def _angle(corners: Array) -> Array:
-    first, second = corners[:, 0] - corners[:, 1], corners[:, 2] - corners[:, 1]
-    cosine = (first * second).sum(axis=1) / (np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1))
-    return np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
 
 
 def _mean_sd(values: Array) -> str:

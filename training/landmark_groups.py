@@ -1,19 +1,18 @@
-"""What clinicians measure, and groups of landmarks that tables speak of; the facts are in the JSON beside."""
+"""Groups of landmarks that tables speak of; facts are in the JSON beside."""
 
 from __future__ import annotations
 
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from PALNetLandmarksLib.scheme import LandmarkScheme
 
 
 @lru_cache(maxsize=1)
-def measurements() -> dict[str, Any]:
-    """``distances`` and ``angles`` by their landmarks' labels, ``ears`` the eight labels of the ears' rims."""
-    return json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+def ear_landmarks() -> tuple[str, ...]:
+    """The eight labels of the ears' rims."""
+    return tuple(json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["ears"])
 
 
 def inner_landmarks(scheme: LandmarkScheme) -> list[int]:

@@ -1,0 +1,173 @@
+"""What clinicians read off the landmarks: inter-landmark distances and angles, with their standard deviations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .align import UNITS
+from .errors import UnknownUnitError
+from .landmark_files import LandmarkSet, write_atomically
+from .procrustes import fit_similarity
+from .reference import ReferenceFace
+from .resources import resource_path
+
+#: Landmarks that say how large a face is; fewer do not.
+_ENOUGH_LANDMARKS = 4
+#: Faces, children's too, are at most this much larger or smaller than the reference face; units differ by more.
+_MOST_SIZE_RATIO = 1.55
+
+_CSV_COLUMNS = ("scan", "group", "measurement", "value", "standard_deviation", "unit")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A distance between two landmarks, or an angle at the second of three."""
+
+    group: str
+    landmarks: tuple[str, ...]
+
+    @property
+    def is_angle(self) -> bool:
+        """Whether it is an angle rather than a distance."""
+        return len(self.landmarks) == 3
+
+    @property
+    def name(self) -> str:
+        """For example ``"Ex_R - Ex_L"``."""
+        return " - ".join(self.landmarks)
+
+    @property
+    def unit(self) -> str:
+        """``"mm"`` or ``"deg"``."""
+        return "deg" if self.is_angle else "mm"
+
+
+@dataclass(frozen=True)
+class MeasuredValue:
+    """``value`` in the measurement's unit, NaN where a landmark has no position; ``standard_deviation`` likewise, NaN
+    where one of the landmarks has none stated, for example because the user corrected it."""
+
+    measurement: Measurement
+    value: float
+    standard_deviation: float
+
+
+def load_measurements() -> tuple[Measurement, ...]:
+    """The 20 linear distances and 9 angles of the PAL-Net paper (arXiv 2510.00910, Tables 4 and 5), in this order."""
+    document = json.loads(resource_path("Measurements.json").read_text(encoding="utf-8"))
+    entries = document["distances"] + document["angles"]
+    return tuple(Measurement(entry["group"], tuple(entry["landmarks"])) for entry in entries)
+
+
+def measure(
+    points_mm: Mapping[str, NDArray[np.float64]], standard_deviation_mm: Mapping[str, float]
+) -> tuple[MeasuredValue, ...]:
+    """Take all measurements on one face.
+
+    The standard deviations follow from those of the landmarks to first order, as if the landmarks erred independently
+    of each other.
+
+    Parameters
+    ----------
+    points_mm : position (3,) of each landmark in mm, in any frame, by label; absent or NaN where it has none.
+    standard_deviation_mm : of each landmark, along each axis; absent or NaN where unknown.
+    """
+    nowhere = np.full(3, np.nan)
+    taken = []
+    for one in load_measurements():
+        points = np.array([points_mm.get(label, nowhere) for label in one.landmarks], dtype=np.float64)
+        deviations = np.array([standard_deviation_mm.get(label, np.nan) for label in one.landmarks])
+        if not np.isfinite(points).all():
+            taken.append(MeasuredValue(one, math.nan, math.nan))
+            continue
+        value = float((angles if one.is_angle else distances)(points))
+        slopes = _angle_slopes(points) if one.is_angle else np.ones(2)
+        taken.append(MeasuredValue(one, value, float(np.linalg.norm(slopes * deviations))))
+    return tuple(taken)
+
+
+def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> str:
+    """The length unit, one of ``align.UNITS``, in which the landmarks' coordinates make a face.
+
+    Parameters
+    ----------
+    name : of the file, for the message.
+
+    Raises
+    ------
+    UnknownUnitError
+        If they make one in no unit, or are too few to tell.
+    """
+    known = {label: point for label, point in zip(landmarks.labels, landmarks.points) if np.isfinite(point).all()}
+    common = [label for label in reference.labels if label in known]
+    if len(common) < _ENOUGH_LANDMARKS:
+        raise UnknownUnitError(
+            f"'{name}' has {len(common)} of the {len(reference.labels)} known landmarks, too few to tell its unit of "
+            "length; say which it is."
+        )
+    mean = np.array([reference.landmarks[reference.labels.index(label)] for label in common])
+    scale = fit_similarity(np.array([known[label] for label in common]), mean).scale
+    best = min(UNITS, key=lambda unit: abs(math.log(scale / UNITS[unit])) if scale > 0 else math.inf)
+    if not 1 / _MOST_SIZE_RATIO <= scale / UNITS[best] <= _MOST_SIZE_RATIO:
+        raise UnknownUnitError(
+            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say which unit "
+            "they have."
+        )
+    return best
+
+
+def distances(ends: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances (...,) between pairs of points (..., 2, 3)."""
+    return np.asarray(np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1))
+
+
+def angles(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angles (...,) in degrees at the second of three points (..., 3, 3)."""
+    first, second = corners[..., 0, :] - corners[..., 1, :], corners[..., 2, :] - corners[..., 1, :]
+    # The arc tangent is exact for flat and for sharp angles, where the arc cosine is not.
+    across = np.linalg.norm(np.cross(first, second), axis=-1)
+    return np.asarray(np.degrees(np.arctan2(across, (first * second).sum(axis=-1))))
+
+
+def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredValue]]]) -> None:
+    """Write the values of one face or more, each with the name of its scan, as one CSV table.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for scan, values in faces:
+        for one in values:
+            numbers = [f"{x:.3f}" if math.isfinite(x) else "" for x in (one.value, one.standard_deviation)]
+            writer.writerow([scan, one.measurement.group, one.measurement.name, *numbers, one.measurement.unit])
+    write_atomically(path, stream.getvalue().encode("utf-8"))
+
+
+def _angle_slopes(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Length (3,) of the angle's gradient by each of three points (3, 3), in degrees per unit of length."""
+    first, second = corners[0] - corners[1], corners[2] - corners[1]
+    with np.errstate(invalid="ignore", divide="ignore"):  # arms in one line, or of no length: no slope, so NaN
+        gradients = [_turn(first, second), _turn(second, first)]
+    by_point = [gradients[0], -(gradients[0] + gradients[1]), gradients[1]]
+    return np.degrees(np.linalg.norm(by_point, axis=1))
+
+
+def _turn(arm: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gradient (3,) of the angle between two arms by the end of the first: away from the other, at right angles."""
+    length = np.linalg.norm(arm)
+    along = arm / length
+    away = along * (other @ along) - other
+    return np.asarray(away / (np.linalg.norm(away) * length))

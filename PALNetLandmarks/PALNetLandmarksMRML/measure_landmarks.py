@@ -1,0 +1,41 @@
+"""Distances and angles between the landmarks as they stand in the scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PALNetLandmarksLib.errors import OutputError
+from PALNetLandmarksLib.measurements import MeasuredValue, measure, write_measurements
+
+from .export_landmarks import landmark_set
+from .landmark_node import LandmarkNode
+
+
+def measure_landmarks(landmarks: LandmarkNode) -> tuple[MeasuredValue, ...]:
+    """All measurements in mm and degrees; those that a corrected landmark takes part in have no standard deviation."""
+    placed = landmark_set(landmarks)
+    points = placed.points * landmarks.unit_mm
+    deviations = placed.standard_deviation_mm
+    assert deviations is not None  # landmark_set states them all, as NaN where there are none
+    return measure(dict(zip(placed.labels, points)), dict(zip(placed.labels, deviations)))
+
+
+def export_measurements(landmarks: LandmarkNode, path: Path | str) -> Path:
+    """Write the measurements to ``path`` as a CSV table; a name without an ending gets ``.csv``.
+
+    Raises
+    ------
+    OutputError
+        If there are none, the ending is another, or the file cannot be written.
+    """
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_name(path.name + ".csv")
+        if path.exists():  # nobody was asked whether to replace this one
+            raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
+    if not landmarks.labels:
+        raise OutputError("There is nothing to measure yet; detect the landmarks first.")
+    if path.suffix.lower() != ".csv":
+        raise OutputError(f"'{path.name}' should end in .csv.")
+    write_measurements(path, [(landmarks.node.GetName(), measure_landmarks(landmarks))])
+    return path

@@ -1,0 +1,118 @@
+"""Distances and angles between landmarks: known figures, their standard deviations, and units."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PALNetLandmarksLib.errors import UnknownUnitError
+from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.measurements import (
+    angles,
+    distances,
+    load_measurements,
+    measure,
+    unit_of_landmarks,
+    write_measurements,
+)
+from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.scheme import load_scheme
+from scipy.spatial.transform import Rotation
+
+REFERENCE = load_reference()
+MEAN = dict(zip(REFERENCE.labels, REFERENCE.landmarks))
+
+
+def values(points: dict, deviations: dict | None = None) -> dict:
+    return {one.measurement.name: one for one in measure(points, deviations or {})}
+
+
+def test_the_papers_measurements_are_between_known_landmarks() -> None:
+    all_of_them = load_measurements()
+    assert [one.is_angle for one in all_of_them] == [False] * 20 + [True] * 9
+    assert len({one.name for one in all_of_them}) == 29
+    assert {label for one in all_of_them for label in one.landmarks} <= set(load_scheme().labels)
+
+
+def test_known_figures() -> None:
+    points = {"Tr": [0, 0, 4], "N": [3, 0, 0], "Sn": [3, 0, -1], "Pg": [4, 0, -1]}
+    found = values({label: np.array(point, dtype=float) for label, point in points.items()})
+    assert found["Tr - N"].value == pytest.approx(5.0)
+    assert found["N - Sn - Pg"].value == pytest.approx(90.0)
+    assert np.isnan(found["Go_R - Go_L"].value)  # neither is there
+    assert np.isnan(found["Tr - N"].standard_deviation)  # nobody said how certain they are
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_rigid_motion_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rotation, shift = Rotation.random(random_state=rng), rng.normal(0, 300, 3)
+    moved = {label: rotation.apply(point) + shift for label, point in MEAN.items()}
+    deviations = {label: float(rng.uniform(0.3, 3)) for label in MEAN}
+    for before, after in zip(measure(MEAN, deviations), measure(moved, deviations)):
+        assert after.value == pytest.approx(before.value, abs=1e-7)
+        assert after.standard_deviation == pytest.approx(before.standard_deviation, abs=1e-7)
+
+
+def test_right_and_left_are_measured_alike() -> None:
+    scheme = load_scheme()
+    mirrored = {label: MEAN[scheme.labels[scheme.mirrored[i]]] * [-1, 1, 1] for i, label in enumerate(scheme.labels)}
+    before, after = values(MEAN), values(mirrored)
+    assert after["T_R - Go_R - Pg"].value == pytest.approx(before["T_L - Go_L - Pg"].value, abs=1e-9)
+    assert after["T_L - Sn"].value == pytest.approx(before["T_R - Sn"].value, abs=1e-9)
+
+
+def test_standard_deviations_are_those_of_repeated_scatter() -> None:
+    """The first order against 20,000 draws of independent errors on the mean face."""
+    rng = np.random.default_rng(3)
+    deviations = {label: float(rng.uniform(0.3, 2.0)) for label in MEAN}
+    for one in measure(MEAN, deviations):
+        corners = np.array([MEAN[label] for label in one.measurement.landmarks])
+        scatter = np.array([deviations[label] for label in one.measurement.landmarks])
+        drawn = corners + scatter[:, None] * rng.standard_normal((20_000, len(corners), 3))
+        spread = (angles if one.measurement.is_angle else distances)(drawn).std()
+        assert one.standard_deviation == pytest.approx(spread, rel=0.05), one.measurement.name
+
+
+def test_a_landmark_of_unknown_certainty_leaves_the_value_without_one() -> None:
+    deviations = {label: 1.0 for label in MEAN if label != "N"}
+    found = values(MEAN, deviations)
+    assert np.isnan(found["Tr - N"].standard_deviation) and found["Tr - N"].value > 40
+    assert found["Sn - Pg"].standard_deviation == pytest.approx(np.sqrt(2))
+
+
+def test_points_in_one_place_have_an_undefined_slope_and_warn_of_nothing() -> None:
+    here = {**MEAN, "N": MEAN["Sn"]}
+    assert np.isnan(values(here, dict.fromkeys(MEAN, 1.0))["N - Sn - Pg"].standard_deviation)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("cm", 10.0), ("m", 1000.0), ("inch", 25.4)])
+@pytest.mark.parametrize("size", [0.72, 1.0, 1.25])
+def test_the_unit_is_found_from_small_and_large_faces(unit: str, mm: float, size: float) -> None:
+    rotation = Rotation.random(random_state=1).as_matrix()
+    points = (REFERENCE.landmarks * size) @ rotation.T / mm + 7
+    assert unit_of_landmarks(LandmarkSet(REFERENCE.labels, points), REFERENCE, "anna.fcsv") == unit
+
+
+def test_too_few_landmarks_or_none_of_a_face_have_no_unit() -> None:
+    few = LandmarkSet(REFERENCE.labels[:3], REFERENCE.landmarks[:3])
+    with pytest.raises(UnknownUnitError, match=r"'anna.fcsv' has 3 of the 50 known landmarks"):
+        unit_of_landmarks(few, REFERENCE, "anna.fcsv")
+    with pytest.raises(UnknownUnitError, match="do not make a face"):
+        unit_of_landmarks(LandmarkSet(REFERENCE.labels, REFERENCE.landmarks * 40), REFERENCE, "anna.fcsv")
+
+
+def test_a_table_of_two_faces(tmp_path: Path) -> None:
+    there = measure(MEAN, dict.fromkeys(MEAN, 1.0))
+    path = tmp_path / "both.csv"
+    write_measurements(path, [("anna", there), ("ben", measure({}, {}))])
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["scan"] for row in rows] == ["anna"] * 29 + ["ben"] * 29
+    assert float(rows[0]["value"]) == pytest.approx(there[0].value, abs=1e-3)
+    assert rows[0]["standard_deviation"] == "1.414" and rows[0]["unit"] == "mm" and rows[28]["unit"] == "deg"
+    assert rows[29]["value"] == rows[29]["standard_deviation"] == ""
