@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.weights import load_weights
 
 metrics = pytest.importorskip("training.benchmarks.metrics")
 
@@ -97,12 +98,38 @@ def test_certainty_is_asked_of_each_group(hidden_scale: float, met: bool) -> Non
     errors = np.linalg.norm(rng.normal(0, 1, (*deviations.shape, 3)), axis=2) * deviations
     hidden = rng.random(deviations.shape) < 0.05
     accuracy = pytest.importorskip("training.benchmarks.accuracy")
-    row = accuracy.certainty_row(
-        np.where(hidden, np.nan, errors), np.where(hidden, hidden_scale * errors, np.nan), deviations, scheme
-    )
+    row = accuracy.certainty_row(np.where(hidden, hidden_scale * errors, errors), ~hidden, deviations, scheme)
     assert row.met is met
     assert row.details["all"]["within_95"] == pytest.approx(0.95, abs=0.005)
     assert set(row.details) == {"all", "ears", "trichion", "not on the scan"}
+
+
+def test_calibration_scales_the_stated_deviations_and_leaves_the_points(resources: Path, tmp_path: Path) -> None:
+    accuracy = pytest.importorskip("training.benchmarks.accuracy")
+    calibrate = pytest.importorskip("training.calibrate")
+    rng = np.random.default_rng(5)
+    scheme = load_scheme()
+    deviations = rng.uniform(0.5, 2, (300, len(scheme)))
+    # Errors of half the landmarks are twice what is stated; nothing is hidden.
+    true_scale = np.where([label[:2] in ("Ex", "Go", "Tr") for label in scheme.labels], 2.0, 1.0)
+    errors = np.linalg.norm(rng.normal(0, 1, (*deviations.shape, 3)), axis=2) * deviations * true_scale
+    there = np.ones(len(scheme), dtype=bool)
+    measured = [
+        *(accuracy.Measured(f"{i}", there, "", e, e, d, ~there) for i, (e, d) in enumerate(zip(errors, deviations))),
+        accuracy.Measured("refused", there, message="No face."),
+    ]
+    weights, output = resources / "Weights.safetensors", tmp_path / "Weights.safetensors"
+    told = calibrate.calibrate(measured, weights, output, "9.9")
+    assert told["captures"] == 300 and told["held_before"]["trichion"] < 0.6
+    before, after = load_weights(weights), load_weights(output)
+    ratio = np.array(after.fact("deviation_scale")) / np.array(before.fact("deviation_scale"))
+    # 96 % are wanted, and a landmark's own scale is drawn a little towards the common one.
+    np.testing.assert_allclose(ratio[true_scale == 1], 1.05, atol=0.2)
+    np.testing.assert_allclose(ratio[true_scale == 2], 2.05, atol=0.35)
+    assert all(np.array_equal(before.arrays[name], after.arrays[name]) for name in before.arrays)
+    assert after.metadata["version"] == "9.9" and after.metadata["training"] == before.metadata["training"]
+    card = (tmp_path / "model-card.md").read_text(encoding="utf-8")
+    assert after.sha256 in card and "96 % of the true positions on 300" in card
 
 
 def test_failures_are_silent_where_nothing_warns_of_them() -> None:

@@ -26,7 +26,7 @@ from scipy.spatial import cKDTree  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
-from training.calibrate import fit_deviation_scale  # noqa: E402
+from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import write_weights  # noqa: E402
 from training.folder import (  # noqa: E402
     TrainingDataError,

@@ -2,8 +2,8 @@
 
     python -m training.export --run runs/shipped --output PALNetLandmarks/Resources/Weights.safetensors --version 0.1.0
 
-``training.train`` writes such a file into its run folder; this makes the bundled one of the height-map network, with
-calibrated deviations, also from a run that is still going on.
+``training.train`` writes such a file into its run folder; this makes the bundled one of the height-map network, also
+from a run that is still going on. ``training.calibrate`` then scales its standard deviations.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--calibration", type=Path, help="JSON with deviation_scale, from training.calibrate")
     parser.add_argument("--data", default="", help="what the model card says the training scans are")
     parser.add_argument("--subjects", type=int, default=0, help="how many there were")
     parser.add_argument("--validation", default="", help="what the model card says the validation scans are")
@@ -56,9 +55,6 @@ def main() -> None:
     a = parser.parse_args()
     task, network = open_trained(a.run)
     metadata = {**task.metadata(), "passes": a.passes}
-    if a.calibration:
-        scale = json.loads(a.calibration.read_text(encoding="utf-8"))["deviation_scale"]
-        metadata["deviation_scale"] = np.round(scale, 4).tolist()
     history = json.loads((a.run / "history.json").read_text(encoding="utf-8"))
     best = min(history, key=lambda entry: entry["error_mm"])
     facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}

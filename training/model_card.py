@@ -76,7 +76,8 @@ def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
 
     ``facts``: ``name``, ``architecture``, ``parameters``, ``weights`` (file, sha256, dtype, bytes), ``data`` (folders,
     subjects per split, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``, ``epochs``,
-    ``best`` (the validation measures of the best epoch) and ``test`` (from :func:`measure`, or ``None``).
+    ``best`` (the validation measures of the best epoch), ``test`` (from :func:`measure`, or ``None``) and, where there
+    is one, ``calibration`` (see ``training.calibrate``).
     """
     card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     card["software"] = software()
@@ -121,6 +122,15 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"{best['error_mm']:.3f} mm.",
         "",
     ]
+    if "calibration" in card:
+        told = card["calibration"]
+        before = ", ".join(f"{name} {100 * share:.1f} %" for name, share in told["held_before"].items())
+        lines += [
+            "Standard deviations scaled for each landmark so that the 95 % regions hold "
+            f"{100 * told['wanted']:.0f} % of the true positions on {told['captures']} clinic-like captures of "
+            f"validation identities, by the whole detector (before: {before}).",
+            "",
+        ]
     if test is None:
         lines += ["The test split is measured by `training.benchmark`.", ""]
     else:

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .calibrate import fit_deviation_scale
+from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .folder import (
     AlignedScan,

@@ -109,7 +109,7 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
             rates,
         ),
         failures_row(errors, missing, deviations),
-        certainty_row(errors, np.where(visible, np.nan, raw), deviations, scheme),
+        certainty_row(raw, visible, deviations, scheme),
     ]
 
 
@@ -127,19 +127,25 @@ def failures_row(errors: Array, missing: NDArray[np.bool_], deviations: Array) -
     )
 
 
-def certainty_row(errors: Array, hidden_errors: Array, deviations: Array, scheme: LandmarkScheme) -> Row:
-    """What the standard deviations are worth: over all landmarks that the scans show, and where it is hard.
-
-    ``errors`` and ``hidden_errors`` (n, L) are of landmarks that a scan shows and that it does not, else NaN.
-    """
+def calibration_groups(
+    errors: Array, visible: NDArray[np.bool_], deviations: Array, scheme: LandmarkScheme
+) -> dict[str, dict[str, float]]:
+    """``calibration`` over all landmarks that the scans show, over the hard ones of them, and over those that they do
+    not show. Arrays (n, L)."""
     ears = [scheme.labels.index(label) for label in ear_landmarks()]
     trichion = [scheme.labels.index("Tr")]
-    told = {
-        "all": calibration(errors, deviations),
-        "ears": calibration(errors[:, ears], deviations[:, ears]),
-        "trichion": calibration(errors[:, trichion], deviations[:, trichion]),
-        "not on the scan": calibration(hidden_errors, deviations),
+    shown = np.where(visible, errors, np.nan)
+    return {
+        "all": calibration(shown, deviations),
+        "ears": calibration(shown[:, ears], deviations[:, ears]),
+        "trichion": calibration(shown[:, trichion], deviations[:, trichion]),
+        "not on the scan": calibration(np.where(visible, np.nan, errors), deviations),
     }
+
+
+def certainty_row(errors: Array, visible: NDArray[np.bool_], deviations: Array, scheme: LandmarkScheme) -> Row:
+    """What the standard deviations are worth. Arrays (n, L); see ``calibration_groups``."""
+    told = calibration_groups(errors, visible, deviations, scheme)
     low, high = WITHIN_95_TARGET
     met = all(low <= group["within_95"] <= high for group in told.values() if np.isfinite(group["within_95"]))
     spread = told["all"]["most_certain_mm"] <= 0.5 * told["all"]["least_certain_mm"]
