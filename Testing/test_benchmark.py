@@ -132,6 +132,19 @@ def test_calibration_scales_the_stated_deviations_and_leaves_the_points(resource
     assert after.sha256 in card and "96 % of the true positions on 300" in card
 
 
+def test_errors_of_distances_and_angles_and_how_many_lie_in_their_intervals() -> None:
+    accuracy = pytest.importorskip("training.benchmarks.accuracy")
+    measured = np.zeros((4, 29, 2))
+    measured[:, :20] = (-2.0, 1.0)  # distances: always just outside of 1.96 standard deviations
+    measured[:, 20:] = (1.9, 1.0)
+    measured[3] = np.nan  # a capture that shows none of the landmarks
+    row = accuracy.measurements_row(measured)
+    assert row.details["distances"] == {"mean": pytest.approx(2.0), "within_95": 0.0}
+    assert row.details["angles"] == {"mean": pytest.approx(1.9), "within_95": 1.0}
+    assert row.what.startswith("20 distances and 9 angles")
+    assert "2.00 mm and 1.90°" in row.value
+
+
 def test_failures_are_silent_where_nothing_warns_of_them() -> None:
     accuracy = pytest.importorskip("training.benchmarks.accuracy")
     errors, deviations = np.full((4, 250), 1.0), np.full((4, 250), 1.0)

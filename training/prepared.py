@@ -20,8 +20,9 @@ from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 #: Positions are kept as multiples of this many millimetres in 16 bits.
 STEP_MM = 0.006
 
-#: In each file; another one than this means that its samples come in another order than height maps expect.
-_FORMAT = 2
+#: Of preparation as a whole: raise it when samples, patches or files come out otherwise. It is in each file, which is
+#: refused if it has another one, and in the names of what a training keeps, which is then made anew.
+PREPARATION = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def save_prepared(path: Path, scan: PreparedScan) -> None:
     """Write one prepared scan; the file appears whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, format=_FORMAT, **vars(scan))
+        np.savez(stream, format=PREPARATION, **vars(scan))
     partial.replace(path)
 
 
@@ -100,7 +101,7 @@ def load_prepared(path: Path) -> PreparedScan:
         If another version of this program wrote it.
     """
     with np.load(path) as data:
-        if "format" not in data or int(data["format"]) != _FORMAT:
+        if "format" not in data or int(data["format"]) != PREPARATION:
             raise UnreadableScanError(
                 f"'{path.name}' was prepared by another version; make the cohort again, in a new folder."
             )

@@ -57,13 +57,10 @@ from .loop import Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
 from .model_card import commit, measure, write_model_card
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
-from .prepared import prepare_placed_scan, save_prepared
+from .prepared import PREPARATION, prepare_placed_scan, save_prepared
 
 PREPARED = ".prepared.npz"
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "palnet.json"
-
-#: Part of the name of everything prepared: change it when preparation changes, so that old arrays are not reused.
-_PREPARATION = 2
 
 AnyTask = Union[PALNetTask, HeightMapTask]
 _console = Console(stderr=True)
@@ -229,7 +226,7 @@ def _palnet_task(
     if any(len(example.landmarks) != len(source.scheme) for example in examples["training"]):
         raise TrainingDataError(f"The prepared scans do not have the {len(source.scheme)} landmarks of the scheme.")
     splits, face = _splits(source), reference_digest(reference)
-    name = _digest([_PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, splits, face])
+    name = _digest([PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, splits, face])
     with _progress("patches", sum(map(len, examples.values()))) as advance:
         arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, a.workers, advance)
     for subject in sorted(set(arrays.left_out) - set(source.left_out)):
@@ -263,7 +260,7 @@ def _height_map_task(
         mirrored = counterparts(means)
     key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
     face = reference_digest(reference)
-    folder = a.output / f"scans-{_digest([_PREPARATION, source.scheme.labels, a.unit, key, _splits(source), face])}"
+    folder = a.output / f"scans-{_digest([PREPARATION, source.scheme.labels, a.unit, key, _splits(source), face])}"
     folder.mkdir(exist_ok=True)
     files: dict[str, list[Path]] = {split: [] for split in SPLITS}
     with _progress("prepare", len(key)) as advance:

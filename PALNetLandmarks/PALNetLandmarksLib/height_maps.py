@@ -76,19 +76,21 @@ def cut_height_maps(
     -------
     (scales, L, pixels, pixels, CHANNELS) float32; heights divided by the scale's depth range; zero where nothing is.
     """
-    maps = [
-        _draw(
-            np.ascontiguousarray(points[: share(len(points), stride)], dtype=np.float32),
-            np.ascontiguousarray(normals[: share(len(points), stride)], dtype=np.float32),
-            np.asarray(centres, dtype=np.float32),
-            frames,
-            config.pixels,
-            pitch,
-            depth,
-            config.softness_mm,
+    maps = []
+    for pitch, depth, stride in zip(config.pitch_mm, config.depth_mm, config.stride):
+        drawn = share(len(points), stride)
+        maps.append(
+            _draw(
+                np.ascontiguousarray(points[:drawn], dtype=np.float32),
+                np.ascontiguousarray(normals[:drawn], dtype=np.float32),
+                np.asarray(centres, dtype=np.float32),
+                frames,
+                config.pixels,
+                pitch,
+                depth,
+                config.softness_mm,
+            )
         )
-        for pitch, depth, stride in zip(config.pitch_mm, config.depth_mm, config.stride)
-    ]
     return np.stack(maps)
 
 
@@ -138,8 +140,8 @@ def _draw(
     base = (landmark_of * wide + v0 + 1) * wide + u0 + 1
     values = np.stack([np.ones(len(front), np.float32), local[:, 2] / np.float32(depth), tilt[:, 0], tilt[:, 1]])
     total = np.zeros((CHANNELS, count * wide * wide))
-    for step, share in ((0, (1 - fu) * (1 - fv)), (1, fu * (1 - fv)), (wide, (1 - fu) * fv), (wide + 1, fu * fv)):
-        weight = share * front
+    for step, part in ((0, (1 - fu) * (1 - fv)), (1, fu * (1 - fv)), (wide, (1 - fu) * fv), (wide + 1, fu * fv)):
+        weight = part * front
         for channel in range(CHANNELS):
             total[channel] += np.bincount(base + step, weight * values[channel], total.shape[1])
     image = total.astype(np.float32).reshape(CHANNELS, count, wide, wide)

@@ -30,7 +30,7 @@ def crop_to_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, mar
 def sample_region_of_interest(
     mesh: TriangleMesh, reference: ReferenceFace, count: int = SAMPLE_COUNT, margin_mm: float = 10.0
 ) -> SurfaceSamples:
-    """``count`` even samples of the same part, without copying the mesh."""
+    """About ``count`` even samples of the same part (see ``sample_surface``), without copying the mesh."""
     return sample_surface(mesh, count, _triangles_inside(mesh, reference, margin_mm), _SAMPLES_PER_BLOCK)
 
 

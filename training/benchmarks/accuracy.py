@@ -14,6 +14,7 @@ from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
+from PALNetLandmarksLib.measurements import load_measurements, measure
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
@@ -21,7 +22,16 @@ from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from ..landmark_groups import ear_landmarks, inner_landmarks
 from .alignment import why_hopeless
 from .captures import TestCapture, make_captures
-from .metrics import GROSS_MM, Array, calibration, distances, failures, missing_rates, summary
+from .metrics import (
+    GROSS_MM,
+    RADIUS_95_IN_ONE_DIMENSION,
+    Array,
+    calibration,
+    distances,
+    failures,
+    missing_rates,
+    summary,
+)
 from .row import Row, Settings
 from .work import detector, reference, spread_work
 
@@ -35,7 +45,8 @@ FAILURES_TARGET = 0.002
 class Measured:
     """One capture: errors (L,) of detector and projected template in mm, deviations (L,), or why it was refused.
 
-    ``hopeless`` says why a capture had to be refused, or nothing.
+    ``hopeless`` says why a capture had to be refused, or nothing. ``measurements`` (M, 2): signed errors and standard
+    deviations of the library's distances and angles between landmarks that the scan shows, NaN for others.
     """
 
     capture: str
@@ -45,6 +56,7 @@ class Measured:
     template_errors: Optional[Array] = None  # noqa: UP045
     deviations: Optional[Array] = None  # noqa: UP045
     missing: Optional[NDArray[np.bool_]] = None  # noqa: UP045
+    measurements: Optional[Array] = None  # noqa: UP045
     message: str = ""
 
 
@@ -109,6 +121,7 @@ def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[
             rates,
         ),
         failures_row(errors, missing, deviations),
+        measurements_row(np.array([one.measurements for one in done])),
         certainty_row(raw, visible, deviations, scheme),
     ]
 
@@ -124,6 +137,28 @@ def failures_row(errors: Array, missing: NDArray[np.bool_], deviations: Array) -
         share <= FAILURES_TARGET and not silent,
         len(errors),
         {"failures": failed, "silent": silent, "share": share},
+    )
+
+
+def measurements_row(measured: Array) -> Row:
+    """How far distances and angles between the landmarks are off; ``measured`` (n, M, 2) as in ``Measured``."""
+    angles = np.array([one.is_angle for one in load_measurements()])
+    error = np.abs(measured[..., 0])
+    inside = np.where(np.isfinite(error), error <= RADIUS_95_IN_ONE_DIMENSION * measured[..., 1], np.nan)
+    told = {
+        name: {"mean": float(np.nanmean(error[:, group])), "within_95": float(np.nanmean(inside[:, group]))}
+        for name, group in (("distances", ~angles), ("angles", angles))
+    }
+    each = zip(load_measurements(), np.nanmean(error, axis=0), np.nanmean(inside, axis=0))
+    return Row(
+        f"{(~angles).sum()} distances and {angles.sum()} angles between landmarks that the scan shows",
+        "—",
+        f"mean error {told['distances']['mean']:.2f} mm and {told['angles']['mean']:.2f}°; within their 95 % intervals "
+        f"{100 * told['distances']['within_95']:.1f} % of the distances, {100 * told['angles']['within_95']:.1f} % of "
+        "the angles",
+        None,
+        len(measured),
+        {**told, "each": {one.name: {"mean": float(mean), "within_95": float(share)} for one, mean, share in each}},
     )
 
 
@@ -203,7 +238,18 @@ def measure_capture(capture: TestCapture, weights: Optional[Path]) -> Measured: 
         template_errors=distances(projected_template(mesh, detection), capture.landmarks),
         deviations=detection.standard_deviation_mm,
         missing=detection.missing,
+        measurements=_measurement_errors(points, detection, capture),
     )
+
+
+def _measurement_errors(points: Array, detection: Detection, capture: TestCapture) -> Array:
+    shown = capture.visible & ~detection.missing
+    found = measure(
+        {label: point for label, point, there in zip(detection.labels, points, shown) if there},
+        dict(zip(detection.labels, detection.standard_deviation_mm)),
+    )
+    true = measure(dict(zip(detection.labels, capture.landmarks)), {})
+    return np.array([(a.value - b.value, a.standard_deviation) for a, b in zip(found, true)])
 
 
 def projected_template(mesh: TriangleMesh, detection: Detection) -> Array:

@@ -17,6 +17,9 @@ GROSS_MM = 10.0
 #: Radius, in standard deviations per axis, of the ball that holds 95 % of an isotropic Gaussian in three dimensions.
 RADIUS_95 = float(np.sqrt(chi2.ppf(0.95, 3)))
 
+#: The same in one dimension, as for a length.
+RADIUS_95_IN_ONE_DIMENSION = float(np.sqrt(chi2.ppf(0.95, 1)))
+
 
 def rotation_angle(first: Array, second: Array) -> float:
     """Degrees between two rotation matrices (3, 3)."""
