@@ -135,6 +135,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._tableTimer.connect("timeout()", self._updateTable)
 
         self.ui.loadButton.connect("clicked(bool)", self.onLoadScan)
+        self.ui.loadLandmarksButton.connect("clicked(bool)", self.onLoadLandmarks)
         self.ui.detectButton.connect("clicked(bool)", self.onDetectOrCancel)
         self.ui.undoButton.connect("clicked(bool)", self.onUndo)
         self.ui.placeButton.connect("clicked(bool)", self.onPlace)
@@ -381,6 +382,37 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._say("")
         slicer.util.resetThreeDViews()
 
+    def onLoadLandmarks(self, checked=False):
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(),
+            _("Load landmarks"),
+            "",
+            _("Landmarks") + " (*.mrk.json *.json *.fcsv *.txt);;" + _("All files") + " (*)",
+        )
+        if path:
+            self.loadLandmarks(path)
+
+    def loadLandmarks(self, path):
+        """Put landmarks from a file onto the chosen scan."""
+        source, segmentId = self._source()
+        if source is None:
+            self._fail(None, _("Choose a scan first."))
+            return
+        if self._landmarks is not None:
+            self._note(self._landmarks)
+        try:
+            landmarks = self.logic.loadLandmarks(source, path, segmentId)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._showResult(landmarks)
+        states = list(landmarks.states().values())
+        self._say(
+            _("{count} landmarks loaded, {corrected} of them corrected.").format(
+                count=len(states) - states.count("missing"), corrected=states.count("corrected")
+            )
+        )
+
     # -----------------------------------------------------------------------------------------------------------------
     # Detection
 
@@ -419,16 +451,20 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         except StopIteration as end:
             self._cancel()
             landmarks, detection = end.value
-            self._note(landmarks, new=self._landmarks is None)
-            self._follow(landmarks)
-            self._applyDisplay()
-            self._showGroups()
+            self._showResult(landmarks)
             self._sayDetected(detection)
         except Exception as error:
             self._cancel()
             self._fail(error)
         else:
             self._showProgress(self.logic.steps.index(step))
+
+    def _showResult(self, landmarks):
+        """Show landmarks that were just detected or loaded; that was one step."""
+        self._note(landmarks, new=self._landmarks is None)
+        self._follow(landmarks)
+        self._applyDisplay()
+        self._showGroups()
 
     def _cancel(self):
         """End the detection, if there is one; the scene stays as it is."""
@@ -701,6 +737,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.detectButton.enabled = running or source is not None
         for widget in (self.ui.inputSelector, self.ui.segmentSelector, self.ui.loadButton, self.ui.advancedSection):
             widget.enabled = not running
+        self.ui.loadLandmarksButton.enabled = source is not None and not running
         there = self._landmarks is not None
         for widget in (
             self.ui.resetAllButton,
@@ -958,6 +995,13 @@ class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
         from PALNetLandmarksMRML.load_scan import load_scan
 
         return load_scan(path)
+
+    def loadLandmarks(self, source, path, segmentId=None):
+        """Put landmarks from a file onto a scan; the ``LandmarkNode`` that holds them. What the file does not state as
+        detected counts as corrected. Raises LandmarkingError."""
+        from PALNetLandmarksMRML.load_landmarks import load_landmarks
+
+        return load_landmarks(source, path, segmentId)
 
     def loadSample(self):
         """Load the bundled scan of a simulated face."""

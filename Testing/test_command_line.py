@@ -300,8 +300,10 @@ def test_info_says_versions_device_and_weights(run):
 def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
     reference = load_reference()
     files = []
+    certain = np.full(len(reference.labels), 0.5)
     for name, size in (("anna.mrk.json", 1.0), ("ben.fcsv", 0.001)):
-        write_landmarks(tmp_path / name, LandmarkSet(reference.labels, reference.landmarks * size))
+        landmarks = LandmarkSet(reference.labels, reference.landmarks * size, standard_deviation_mm=certain)
+        write_landmarks(tmp_path / name, landmarks)
         files.append(tmp_path / name)
     (tmp_path / "bad.fcsv").write_text("no landmarks")
     table = tmp_path / "all.csv"
@@ -316,6 +318,9 @@ def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
     width = np.linalg.norm(label["Ex_R"] - label["Ex_L"])
     both = [float(row["value"]) for row in rows if row["measurement"] == "Ex_R - Ex_L"]
     assert both == pytest.approx([width, width], abs=0.01)
+    deviations = [row["standard_deviation"] for row in rows if row["measurement"] == "Ex_R - Ex_L"]
+    assert deviations == ["0.707", ""]  # an .fcsv does not say whether a point was moved
+    assert f"Ex_R - Ex_L          {width:7.1f} mm ± 0.7\n" in result.stdout
 
 
 def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):

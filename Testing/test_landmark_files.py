@@ -336,3 +336,35 @@ def test_what_was_corrected_is_written_and_names_stay_names(tmp_path: Path) -> N
     write_landmarks(tmp_path / "a.csv", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
     states = [line.rsplit(",", 1)[1] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
     assert states == ["defined", "corrected", "missing"]
+
+
+def test_what_is_certain_and_what_corrected_is_read_back_from_markups_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "anna.mrk.json"
+    points = np.array([[1.0, 2, 3], [4, 5, 6], [np.nan] * 3])
+    written = LandmarkSet(
+        ("N", "Prn", "Tr"),
+        points,
+        standard_deviation_mm=np.array([0.7, np.nan, 2.0]),
+        corrected=np.array([False, True, False]),
+    )
+    write_landmarks(path, written)
+    read = read_landmarks(path)
+    np.testing.assert_allclose(read.standard_deviation_mm, [0.7, np.nan, 2.0])
+    assert read.corrected is not None and read.corrected.tolist() == [False, True, False]
+    # Another program leaves out what it does not know: then nothing is certain any more.
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["palnetLandmarks"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    other = read_landmarks(path)
+    assert other.standard_deviation_mm is None and other.corrected is None
+    np.testing.assert_array_equal(other.points, points)
+
+
+def test_a_damaged_note_on_certainty_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "anna.mrk.json"
+    write_landmarks(path, LandmarkSet(("N",), np.zeros((1, 3))))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["palnetLandmarks"] = {"standardDeviationMm": ["N"]}
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UnreadableLandmarksError, match=r"'anna\.mrk\.json' is damaged"):
+        read_landmarks(path)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 from urllib.parse import urlparse
@@ -27,6 +28,8 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 sys.path.insert(0, str(Path(__file__).parent))
 import harness
 from PALNetLandmarksLib.certainty import certainty_class
+from PALNetLandmarksLib.detector import LandmarkDetector
+from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
 
 MODULE = Path(__file__).resolve().parents[1] / "PALNetLandmarks"
 
@@ -77,6 +80,20 @@ def drag(panel: Any, node: Any, index: int, by: tuple[float, float, float]) -> N
     while time.monotonic() < end:
         slicer.app.processEvents()
     node.InvokeCustomModifiedEvent(node.PointEndInteractionEvent)
+
+
+def detect_to(path: Path) -> None:
+    """Landmarks of the sample as the command line writes them."""
+    detection = LandmarkDetector.load(device="cpu").detect(MODULE / "Resources" / "SampleScan.ply")
+    write_landmarks(
+        path,
+        LandmarkSet(
+            detection.labels,
+            detection.points,
+            detection.coordinate_system,
+            standard_deviation_mm=detection.standard_deviation_mm,
+        ),
+    )
 
 
 def landmark_nodes() -> list[Any]:
@@ -542,6 +559,68 @@ def test_measurements_of_a_scan_in_metres_are_in_millimetres(panel: Any, tmp_pat
         node = panel.logic.detect(panel.logic.loadScan(path), device="cpu")
         found.append([one.value for one in panel.logic.measurementsOf(node)])
     np.testing.assert_allclose(found[1], found[0], atol=0.1)
+
+
+def test_landmarks_of_the_command_line_are_taken_up_with_their_certainty(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "anna.mrk.json"
+    detect_to(path)
+    loaded.loadLandmarks(str(path))
+    assert loaded.ui.statusLabel.text == "50 landmarks loaded, 0 of them corrected."
+    (node,) = landmark_nodes()
+    states = loaded._landmarks.states()
+    assert set(states.values()) == {"detected"}
+    assert " ±" in loaded.ui.landmarkTable.item(3, 1).text()
+    assert on_surface(node, loaded._parameterNode.source).max() < 0.01
+    index = loaded._landmarks.index()
+    right, left = (node.GetNthControlPointPositionWorld(index[label]) for label in ("Ex_R", "Ex_L"))
+    assert right[0] - left[0] > 60  # R of RAS
+    # One is corrected, the file exported, and taken up again: it is still known as corrected, and its place is kept.
+    drag(loaded, node, index["Prn"], (4.0, 0.0, 2.0))
+    kept = node.GetNthControlPointPositionWorld(index["Prn"])
+    loaded.exportLandmarks(str(path))
+    loaded.ui.undoButton.click()
+    loaded.ui.undoButton.click()
+    assert landmark_nodes() == []
+    loaded.loadLandmarks(str(path))
+    assert loaded.ui.statusLabel.text == "50 landmarks loaded, 1 of them corrected."
+    assert loaded._landmarks.states()["Prn"] == "corrected"
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    (node,) = landmark_nodes()
+    np.testing.assert_allclose(node.GetNthControlPointPositionWorld(index["Prn"]), kept, atol=1e-4)
+
+
+def test_landmarks_that_slicer_saved_are_the_users_and_no_detection_moves_them(loaded: Any, tmp_path: Path) -> None:
+    written, saved = tmp_path / "anna.mrk.json", tmp_path / "moved.mrk.json"
+    detect_to(written)
+    node = slicer.util.loadMarkups(str(written))
+    i = next(i for i in range(50) if node.GetNthControlPointLabel(i) == "Pg")
+    node.SetNthControlPointPosition(i, *np.add(node.GetNthControlPointPosition(i), (1.0, 0.0, 2.0)).tolist())
+    node.GetStorageNode().SetFileName(str(saved))
+    assert node.GetStorageNode().WriteData(node)
+    moved = np.array(node.GetNthControlPointPosition(i))
+    slicer.mrmlScene.RemoveNode(node)
+    loaded.loadLandmarks(str(saved))
+    assert set(loaded._landmarks.states().values()) == {"corrected"}
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    (node,) = landmark_nodes()
+    now = node.GetNthControlPointPositionWorld(loaded._landmarks.index()["Pg"])
+    np.testing.assert_allclose(now, moved, atol=1e-3)
+
+
+def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "ben.mrk.json"
+    detect_to(path)
+    other = read_landmarks(path)
+    write_landmarks(path, replace(other, points=np.add(other.points, (0.0, 25.0, 40.0))))
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    loaded.loadLandmarks(str(path))
+    assert "do not lie on 'PALNetLandmarksFace'" in loaded.ui.statusLabel.text
+    write_landmarks(path, LandmarkSet(("A1", "A2", "A3"), np.eye(3)))
+    loaded.loadLandmarks(str(path))
+    assert "has none of the module's 50 landmarks" in loaded.ui.statusLabel.text
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 
 def test_a_name_without_ending_becomes_a_markups_file(loaded: Any, tmp_path: Path) -> None:

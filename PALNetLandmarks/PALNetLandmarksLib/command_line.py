@@ -257,8 +257,8 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
 
     found = read_landmarks(path)
     used = unit or unit_of_landmarks(found, load_reference(), path.name)
-    # Files do not say which points their standard deviations still go with: a point may have been moved since.
-    return used, take(dict(zip(found.labels, found.points * UNITS[used])), {})
+    deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
+    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
 
 
 def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
@@ -270,6 +270,8 @@ def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) ->
             lines.append(f"  {group}")
         known = math.isfinite(one.value)
         number = f"{one.value:7.1f} {one.measurement.unit}" if known else "      - (a landmark is missing)"
+        if math.isfinite(one.standard_deviation):
+            number += f" ± {one.standard_deviation:.1f}"
         lines.append(f"    {one.measurement.name:<20} {number}")
     return lines
 

@@ -28,6 +28,9 @@ _SCHEMA = (
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state")
 _NOT_ON_SCAN, _CORRECTED = "(not on the scan)", "(corrected)"
+#: Beside the markups of a ``.mrk.json``: what only holds as long as nobody moved a point. Slicer does not know it and
+#: leaves it out when it writes the file anew.
+_AS_WRITTEN = "palnetLandmarks"
 
 
 class UnreadableLandmarksError(LandmarkingError):
@@ -47,7 +50,8 @@ class LandmarkSet:
     names : full names, one per point; empty if there are none.
     standard_deviation_mm : (L,) float64 uncertainty in millimetres, NaN where unknown; ``None`` if there is none.
     corrected : (L,) bool, the user moved, placed, removed or locked the landmark; ``None`` where nobody could have.
-        Written, not read back.
+        Both are read back from a ``.mrk.json`` alone, and only if it is as this module wrote it: another program may
+        have moved the points.
     """
 
     labels: tuple[str, ...]
@@ -226,7 +230,17 @@ def _markups_json(landmarks: LandmarkSet) -> str:
             "snapMode": "toVisibleSurface",
         },
     }
-    return json.dumps({"@schema": _SCHEMA, "markups": [markup]}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    document = {"@schema": _SCHEMA, "markups": [markup], _AS_WRITTEN: _as_written(landmarks)}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _as_written(landmarks: LandmarkSet) -> dict[str, Any]:
+    deviation, corrected = landmarks.standard_deviation_mm, landmarks.corrected
+    known = {} if deviation is None else dict(zip(landmarks.labels, np.round(deviation, 3).tolist()))
+    return {
+        "standardDeviationMm": {label: value for label, value in known.items() if math.isfinite(value)},
+        "corrected": [] if corrected is None else [label for label, yes in zip(landmarks.labels, corrected) if yes],
+    }
 
 
 def _fcsv(landmarks: LandmarkSet) -> str:
@@ -353,7 +367,18 @@ def _read_markups_json(text: str) -> LandmarkSet:
                 names=tuple(_name(str(point.get("description") or "")) for point in points),
             )
         )
-    return _joined(sets)
+    landmarks = _joined(sets)
+    return landmarks if _AS_WRITTEN not in document else _told(landmarks, document[_AS_WRITTEN])
+
+
+def _told(landmarks: LandmarkSet, as_written: dict[str, Any]) -> LandmarkSet:
+    deviation = {str(label): float(value) for label, value in as_written["standardDeviationMm"].items()}
+    corrected = set(as_written["corrected"])
+    return replace(
+        landmarks,
+        standard_deviation_mm=np.array([deviation.get(label, math.nan) for label in landmarks.labels]),
+        corrected=np.array([label in corrected for label in landmarks.labels], dtype=bool),
+    )
 
 
 def _position(value: Any) -> list[float]:

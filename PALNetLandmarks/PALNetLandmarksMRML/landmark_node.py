@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detection import Detection
+from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.landmark_states import CORRECTED, PlacedLandmarks
 from PALNetLandmarksLib.scheme import load_scheme
 
@@ -80,42 +81,86 @@ class LandmarkNode:
         if not self.labels and not replace_corrected:
             # Points of the same names that somebody placed before the first detection are his.
             kept = {label for label, i in self.index().items() if self.is_defined(i)} & set(detection.labels)
-        names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
-        placed = {}
-        for label, world in zip(detection.labels, detection.points):
-            placed[label] = [0.0, 0.0, 0.0]
-            self.node.TransformPointFromWorld([float(value) for value in world], placed[label])
+        placed = {label: self._from_world(world) for label, world in zip(detection.labels, detection.points)}
         there = {label: placed[label] for label, missing in zip(detection.labels, detection.missing) if not missing}
         carried = self._moved_with_scan(there)
         modified = self.node.StartModify()
         try:
             for label, deviation in zip(detection.labels, detection.standard_deviation_mm):
-                local, missing = placed[label], label not in there
                 if label in kept:
                     if label in carried:
                         self.node.SetNthControlPointPosition(self.index()[label], carried[label])
                     continue
-                i = self.index().get(label)
-                if i is None:
-                    i = self.node.AddControlPoint(local, label)
-                self.node.SetNthControlPointLocked(i, False)
-                if missing:
-                    self.node.UnsetNthControlPointPosition(i)
-                    note = "(not on the scan)"
-                else:
-                    self.node.SetNthControlPointPosition(i, local)
-                    note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
-                self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
-            self.node.SetAttribute(
-                DETECTED_ATTRIBUTE, json.dumps({label: there.get(label) for label in detection.labels})
+                self._put(label, there.get(label), deviation)
+            self._remember(
+                {label: there.get(label) for label in detection.labels},
+                dict(zip(detection.labels, detection.standard_deviation_mm)),
+                detection.weights_sha256,
+                detection.unit,
             )
-            deviations = zip(detection.labels, np.round(detection.standard_deviation_mm, 3).tolist())
-            known = {label: value if math.isfinite(value) else None for label, value in deviations}
-            self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
-            self.node.SetAttribute(WEIGHTS_ATTRIBUTE, detection.weights_sha256)
-            self.node.SetAttribute(UNIT_ATTRIBUTE, detection.unit)
         finally:
             self.node.EndModify(modified)
+
+    def adopt(self, placed: LandmarkSet, unit: str) -> None:
+        """Take over landmarks (world RAS, of the module's scheme) that stand in a file.
+
+        Where the file says what was detected and what corrected, so does the node afterwards; otherwise all of them
+        are the user's, and no detection moves them.
+        """
+        points = {
+            label: self._from_world(world) if there else None
+            for label, world, there in zip(placed.labels, placed.points, placed.defined)
+        }
+        deviation, corrected = placed.standard_deviation_mm, placed.corrected
+        known = np.full(len(placed), np.nan) if deviation is None else deviation
+        his = np.full(len(placed), True) if corrected is None else corrected
+        modified = self.node.StartModify()
+        try:
+            for (label, point), spread, corrected_by_hand in zip(points.items(), known, his):
+                self._put(label, point, spread)
+                # One that the user took away is told from one that was never there by its lock.
+                self.node.SetNthControlPointLocked(
+                    self.index()[label], bool(point is None and corrected is not None and corrected_by_hand)
+                )
+            self._remember(
+                {label: None if mine else point for (label, point), mine in zip(points.items(), his)},
+                dict(zip(placed.labels, known)),
+                "",
+                unit,
+            )
+        finally:
+            self.node.EndModify(modified)
+
+    def _from_world(self, world: np.ndarray) -> list[float]:
+        """A point of the world in the node's own coordinates."""
+        local = [0.0, 0.0, 0.0]
+        self.node.TransformPointFromWorld([float(value) for value in world], local)
+        return local
+
+    def _put(self, label: str, local: list[float] | None, deviation: float) -> None:
+        """Put a control point, unlocked, where it was found (made if there is none), or leave it without a position."""
+        names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+        i = self.index().get(label)
+        if i is None:
+            i = self.node.AddControlPoint(local or [0.0, 0.0, 0.0], label)
+        self.node.SetNthControlPointLocked(i, False)
+        if local is None:
+            self.node.UnsetNthControlPointPosition(i)
+            note = "(not on the scan)"
+        else:
+            self.node.SetNthControlPointPosition(i, local)
+            note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
+        self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
+
+    def _remember(
+        self, detected: dict[str, list[float] | None], deviations: dict[str, float], weights: str, unit: str
+    ) -> None:
+        """Keep what was detected in the node's attributes."""
+        known = {label: round(float(value), 3) if math.isfinite(value) else None for label, value in deviations.items()}
+        self.node.SetAttribute(DETECTED_ATTRIBUTE, json.dumps(detected))
+        self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
+        self.node.SetAttribute(WEIGHTS_ATTRIBUTE, weights)
+        self.node.SetAttribute(UNIT_ATTRIBUTE, unit)
 
     def reset(self, labels: tuple[str, ...] | None = None) -> None:
         """Put landmarks (all of them by default) back to where they were detected, and unlock them."""

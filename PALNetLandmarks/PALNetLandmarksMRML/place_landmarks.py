@@ -88,17 +88,8 @@ def place_landmarks(  # type: ignore[no-untyped-def]
         found.node.SetUndoEnabled(True)
     scene.SaveStateForUndo()
     if found is None:
-        name = scene.GenerateUniqueName(f"{raw.name} landmarks")
-        node = scene.CreateNodeByClass("vtkMRMLMarkupsFiducialNode")
-        node.UnRegister(None)
-        node.SetName(name)
-        node.SetUndoEnabled(True)
-        scene.AddNode(node)
-        node.CreateDefaultDisplayNodes()
-        node.SetNodeReferenceID(MODEL_REFERENCE, source.GetID())
-        if segment_id is not None:
-            node.SetAttribute(SEGMENT_ATTRIBUTE, segment_id)
-        found = LandmarkNode(node)
+        found = add_landmark_node(source, segment_id, raw.name)
+        found.node.SetUndoEnabled(True)
     found.write(detection, settings.replace_corrected)
     return found, detection
 
@@ -120,6 +111,20 @@ def load_detector(settings: Settings, device: str | None = None) -> LandmarkDete
             f"weights trained for the {len(load_scheme())} landmarks of this module."
         )
     return detector
+
+
+def add_landmark_node(source, segment_id: str | None, name: str) -> LandmarkNode:  # type: ignore[no-untyped-def]
+    """A new node for the landmarks of ``source`` (of that segment), which is called ``name``; it holds none yet."""
+    scene = source.GetScene()
+    node = scene.CreateNodeByClass("vtkMRMLMarkupsFiducialNode")
+    node.UnRegister(None)
+    node.SetName(scene.GenerateUniqueName(f"{name} landmarks"))
+    scene.AddNode(node)
+    node.CreateDefaultDisplayNodes()
+    node.SetNodeReferenceID(MODEL_REFERENCE, source.GetID())
+    if segment_id is not None:
+        node.SetAttribute(SEGMENT_ATTRIBUTE, segment_id)
+    return LandmarkNode(node)
 
 
 def find_landmark_node(source, segment_id: str | None = None) -> LandmarkNode | None:  # type: ignore[no-untyped-def]

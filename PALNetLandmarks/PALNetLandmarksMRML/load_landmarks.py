@@ -1,0 +1,54 @@
+"""From a landmark file to the markups node of a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.landmark_files import UnreadableLandmarksError, read_landmarks
+from PALNetLandmarksLib.measurements import unit_of_landmarks
+from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.surface import SurfaceLocator
+
+from .landmark_node import LandmarkNode
+from .model_scan import chosen_segment, surface_of
+from .place_landmarks import add_landmark_node, find_landmark_node
+
+#: Half of the landmarks may lie this many mm off the surface, in another program's hands; not on another face.
+OFF_THE_SCAN_BEYOND_MM = 5.0
+
+
+def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> LandmarkNode:  # type: ignore[no-untyped-def]
+    """Put the landmarks of a file, from the command line or exported earlier, onto the scan that they belong to.
+
+    The node is that of an earlier detection on ``source``, if there was one. See ``LandmarkNode.adopt``.
+
+    Raises
+    ------
+    LandmarkingError
+        If the file cannot be read, has none of the module's landmarks, or they do not lie on the scan; the scene is
+        unchanged.
+    """
+    path = Path(path)
+    segment_id = chosen_segment(source, segment_id)
+    raw = surface_of(source, segment_id)
+    read = read_landmarks(path)
+    labels = load_scheme().labels
+    if not set(labels) & set(read.labels):
+        raise UnreadableLandmarksError(
+            f"'{path.name}' has none of the module's {len(labels)} landmarks; choose a file that it wrote, or name the "
+            "points as it does (N, Prn, Ex_R ...)."
+        )
+    placed = read.in_coordinate_system("RAS").ordered(labels)
+    unit = unit_of_landmarks(placed, load_reference(), path.name)
+    off = UNITS[unit] * SurfaceLocator(raw.scan()).nearest_on_surface(placed.points[placed.defined])[1]
+    if np.median(off) > OFF_THE_SCAN_BEYOND_MM:
+        raise UnreadableLandmarksError(
+            f"The landmarks of '{path.name}' do not lie on '{raw.name}' (half of them are more than "
+            f"{np.median(off):.0f} mm away); choose the file that belongs to this scan."
+        )
+    landmarks = find_landmark_node(source, segment_id) or add_landmark_node(source, segment_id, raw.name)
+    landmarks.adopt(placed, unit)
+    return landmarks
