@@ -331,6 +331,7 @@ def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):
     assert result.exit_code == 0
     (entry,) = json.loads(result.stdout)["files"]
     assert entry["unit"] == "cm"
+    assert "make a face in mm, not in cm" in result.stderr
     found = {"-".join(one["landmarks"]): one["value"] for one in entry["measurements"]}
     label = dict(zip(reference.labels, reference.landmarks))
     assert found["N-Pg"] == pytest.approx(10 * np.linalg.norm(label["N"] - label["Pg"]))

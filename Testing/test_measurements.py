@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PALNetLandmarksLib.errors import UnknownUnitError
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.errors import OutputError, UnknownUnitError
+from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
 from PALNetLandmarksLib.measurements import (
     angles,
     distances,
@@ -116,3 +116,16 @@ def test_a_table_of_two_faces(tmp_path: Path) -> None:
     assert float(rows[0]["value"]) == pytest.approx(there[0].value, abs=1e-3)
     assert rows[0]["standard_deviation"] == "1.414" and rows[0]["unit"] == "mm" and rows[28]["unit"] == "deg"
     assert rows[29]["value"] == rows[29]["standard_deviation"] == ""
+    write_measurements(path, [("anna", there)])  # an earlier table is replaced
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 30
+
+
+def test_no_other_file_is_overwritten(tmp_path: Path) -> None:
+    landmarks = tmp_path / "anna.csv"
+    write_landmarks(landmarks, LandmarkSet(REFERENCE.labels, REFERENCE.landmarks))
+    before = landmarks.read_bytes()
+    with pytest.raises(OutputError, match="is no table of measurements"):
+        write_measurements(landmarks, [("anna", measure(MEAN, {}))])
+    with pytest.raises(OutputError, match=r"ends in \.csv"):
+        write_measurements(tmp_path / "anna.mrk.json", [("anna", measure(MEAN, {}))])
+    assert landmarks.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

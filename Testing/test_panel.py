@@ -545,7 +545,7 @@ def test_measurements_follow_a_drag_and_say_no_certainty_for_what_was_corrected(
     loaded._updateTable()
     assert table.item(row, 1).text() == "missing"
     loaded.exportMeasurements(str(tmp_path / "anna.txt"))
-    assert "should end in .csv" in loaded.ui.statusLabel.text
+    assert "ends in .csv" in loaded.ui.statusLabel.text
 
 
 def test_measurements_of_a_scan_in_metres_are_in_millimetres(panel: Any, tmp_path: Path) -> None:

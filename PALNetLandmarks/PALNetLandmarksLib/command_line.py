@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
-from .errors import LandmarkingError, OutputError
+from .errors import LandmarkingError, OutputError, UnknownUnitError
 
 _INSTALL_CLI = "The command line needs the package '{}'; install it by: pip install 'palnet-landmarks[cli]'"
 try:
@@ -221,12 +221,14 @@ def measure(
     failed = {}
     for path in landmarks:
         try:
-            used, values = _measure_one(path, unit.value if unit else None)
+            used, values, warning = _measure_one(path, unit.value if unit else None)
         except LandmarkingError as error:
             failed[str(path)] = str(error)
             typer.echo(f"Error: {error}", err=True)
             continue
         faces.append((str(path), used, values))
+        if warning:
+            typer.echo(f"Warning: {warning}", err=True)
         if not as_json:
             typer.echo("\n".join(_measured_lines(path, used, values)))
     try:
@@ -247,8 +249,8 @@ def measure(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...]]:
-    """The unit of a landmark file and what is measured on its face."""
+def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...], str]:
+    """The unit of a landmark file, what is measured on its face, and a warning if the unit that is given is odd."""
     from .align import UNITS
     from .landmark_files import read_landmarks
     from .measurements import measure as take
@@ -256,9 +258,18 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     from .reference import load_reference
 
     found = read_landmarks(path)
-    used = unit or unit_of_landmarks(found, load_reference(), path.name)
+    warning = ""
+    try:
+        likely = unit_of_landmarks(found, load_reference(), path.name)
+        if unit is not None and unit != likely:
+            warning = f"The landmarks of '{path.name}' make a face in {likely}, not in {unit}; check --unit."
+    except UnknownUnitError:
+        if unit is None:
+            raise
+        likely = unit
+    used = unit or likely
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
-    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
+    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations), warning
 
 
 def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:

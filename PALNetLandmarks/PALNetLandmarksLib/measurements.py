@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import UNITS
-from .errors import UnknownUnitError
+from .errors import OutputError, UnknownUnitError
 from .landmark_files import LandmarkSet, write_atomically
 from .procrustes import fit_similarity
 from .reference import ReferenceFace
@@ -141,11 +141,17 @@ def angles(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredValue]]]) -> None:
     """Write the values of one face or more, each with the name of its scan, as one CSV table.
 
+    An earlier table is replaced; a file of another kind, such as a table of corrected landmarks, is not.
+
     Raises
     ------
     OutputError
-        If the file cannot be written.
+        If the name does not end in ``.csv``, another file is there, or it cannot be written.
     """
+    if path.suffix.lower() != ".csv":
+        raise OutputError(f"The measurements cannot be written to '{path.name}'; choose a name that ends in .csv.")
+    if path.is_file() and not path.read_bytes().startswith(",".join(_CSV_COLUMNS).encode("ascii")):
+        raise OutputError(f"'{path}' exists already and is no table of measurements; choose another name.")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)

@@ -26,7 +26,7 @@ def export_measurements(landmarks: LandmarkNode, path: Path | str) -> Path:
     Raises
     ------
     OutputError
-        If there are none, the ending is another, or the file cannot be written.
+        If there are none, or the file cannot be written; see ``write_measurements``.
     """
     path = Path(path)
     if not path.suffix:
@@ -35,7 +35,5 @@ def export_measurements(landmarks: LandmarkNode, path: Path | str) -> Path:
             raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
     if not landmarks.labels:
         raise OutputError("There is nothing to measure yet; detect the landmarks first.")
-    if path.suffix.lower() != ".csv":
-        raise OutputError(f"'{path.name}' should end in .csv.")
     write_measurements(path, [(landmarks.node.GetName(), measure_landmarks(landmarks))])
     return path
