@@ -609,6 +609,23 @@ def test_landmarks_that_slicer_saved_are_the_users_and_no_detection_moves_them(l
     np.testing.assert_allclose(now, moved, atol=1e-3)
 
 
+def test_landmarks_of_the_file_follow_a_scan_that_was_transformed(loaded: Any, tmp_path: Path) -> None:
+    detect_to(tmp_path / "anna.mrk.json")
+    source = loaded._parameterNode.source
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = np.array([[0.0, -1, 0, 90], [1, 0, 0, -20], [0, 0, 1, 300], [0, 0, 0, 1]])
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    source.SetAndObserveTransformNodeID(transform.GetID())
+    loaded.loadLandmarks(str(tmp_path / "anna.mrk.json"))
+    (node,) = landmark_nodes()
+    assert on_surface(node, source).max() < 0.01
+    # Exported from the world and taken up again, they are where they were.
+    before = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+    loaded.exportLandmarks(str(tmp_path / "world.mrk.json"))
+    loaded.loadLandmarks(str(tmp_path / "world.mrk.json"))
+    np.testing.assert_allclose(slicer.util.arrayFromMarkupsControlPoints(node, world=True), before, atol=1e-3)
+
+
 def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> None:
     path = tmp_path / "ben.mrk.json"
     detect_to(path)

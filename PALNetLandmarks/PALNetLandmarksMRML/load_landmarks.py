@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
-from PALNetLandmarksLib.landmark_files import UnreadableLandmarksError, read_landmarks
+from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, read_landmarks
 from PALNetLandmarksLib.measurements import unit_of_landmarks
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.surface import SurfaceLocator
 
 from .landmark_node import LandmarkNode
-from .model_scan import chosen_segment, surface_of
+from .model_scan import chosen_segment, surface_of, to_world
 from .place_landmarks import add_landmark_node, find_landmark_node
 
 #: Half of the landmarks may lie this many mm off the surface, in another program's hands; not on another face.
@@ -23,7 +24,9 @@ OFF_THE_SCAN_BEYOND_MM = 5.0
 def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> LandmarkNode:  # type: ignore[no-untyped-def]
     """Put the landmarks of a file, from the command line or exported earlier, onto the scan that they belong to.
 
-    The node is that of an earlier detection on ``source``, if there was one. See ``LandmarkNode.adopt``.
+    Where the scan has been transformed, they may be in the coordinates of its file or in those of the world: they are
+    taken as what brings them nearer to the surface. The node is that of an earlier detection on ``source``, if there
+    was one. See ``LandmarkNode.adopt``.
 
     Raises
     ------
@@ -41,14 +44,24 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
             f"'{path.name}' has none of the module's {len(labels)} landmarks; choose a file that it wrote, or name the "
             "points as it does (N, Prn, Ex_R ...)."
         )
-    placed = read.in_coordinate_system("RAS").ordered(labels)
+    in_world = read.in_coordinate_system("RAS").ordered(labels)
+    of_file = replace(in_world, points=to_world(in_world.points, source))
+    locator = SurfaceLocator(raw.scan())
+    off, placed = min(
+        ((_median_distance(locator, candidate), candidate) for candidate in (in_world, of_file)),
+        key=lambda found: found[0],
+    )
     unit = unit_of_landmarks(placed, load_reference(), path.name)
-    off = UNITS[unit] * SurfaceLocator(raw.scan()).nearest_on_surface(placed.points[placed.defined])[1]
-    if np.median(off) > OFF_THE_SCAN_BEYOND_MM:
+    if off * UNITS[unit] > OFF_THE_SCAN_BEYOND_MM:
         raise UnreadableLandmarksError(
             f"The landmarks of '{path.name}' do not lie on '{raw.name}' (half of them are more than "
-            f"{np.median(off):.0f} mm away); choose the file that belongs to this scan."
+            f"{off * UNITS[unit]:.0f} mm away); choose the file that belongs to this scan."
         )
     landmarks = find_landmark_node(source, segment_id) or add_landmark_node(source, segment_id, raw.name)
     landmarks.adopt(placed, unit)
     return landmarks
+
+
+def _median_distance(locator: SurfaceLocator, landmarks: LandmarkSet) -> float:
+    """From the surface, in units of the scene."""
+    return float(np.median(locator.nearest_on_surface(landmarks.points[landmarks.defined])[1]))

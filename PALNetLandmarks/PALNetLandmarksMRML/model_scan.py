@@ -10,7 +10,7 @@ from PALNetLandmarksLib.errors import UnreadableScanError
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.mesh_formats.raw_mesh import triangulate_polygons, triangulate_strips
 from PALNetLandmarksLib.read_scan import clean_scan
-from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkPoints
 from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
 from vtkmodules.vtkCommonTransforms import vtkGeneralTransform
@@ -103,7 +103,7 @@ def _surface(surface: vtkPolyData | None, node, name: str = "") -> RawSurface:  
     name = name or node.GetName() or "the model"
     if surface is None or surface.GetNumberOfPoints() == 0:
         raise UnreadableScanError(f"'{name}' holds no points; load the scan again.")
-    points = _to_world(surface.GetPoints(), node)
+    points = to_world(vtk_to_numpy(surface.GetPoints().GetData()), node)
     triangles = np.concatenate(
         [
             triangulate_polygons(*_cells(surface.GetPolys())),
@@ -113,16 +113,19 @@ def _surface(surface: vtkPolyData | None, node, name: str = "") -> RawSurface:  
     return RawSurface(points, triangles, name)
 
 
-def _to_world(points: vtkPoints, node) -> np.ndarray:  # type: ignore[no-untyped-def]
+def to_world(points: np.ndarray, node) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Points (n, 3) in the coordinates of a node, in the world: through all transforms above it, linear or not."""
+    points = np.array(points, dtype=np.float64)
     parent = node.GetParentTransformNode()
-    if parent is not None:
-        to_world = vtkGeneralTransform()
-        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
-        transformed = vtkPoints()
-        transformed.SetDataTypeToDouble()
-        to_world.TransformPoints(points, transformed)
-        points = transformed
-    return np.array(vtk_to_numpy(points.GetData()), dtype=np.float64)
+    if parent is None:
+        return points
+    transform = vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, transform)
+    before, after = vtkPoints(), vtkPoints()
+    before.SetData(numpy_to_vtk(points))
+    after.SetDataTypeToDouble()
+    transform.TransformPoints(before, after)
+    return np.array(vtk_to_numpy(after.GetData()))
 
 
 def _cells(cells: vtkCellArray) -> tuple[np.ndarray, np.ndarray]:
