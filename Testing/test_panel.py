@@ -630,7 +630,7 @@ def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> N
     path = tmp_path / "ben.mrk.json"
     detect_to(path)
     other = read_landmarks(path)
-    write_landmarks(path, replace(other, points=np.add(other.points, (0.0, 25.0, 40.0))))
+    write_landmarks(path, replace(other, points=np.add(other.points, (0.0, 1.5, 1.5))))
     before = slicer.mrmlScene.GetNumberOfNodes()
     loaded.loadLandmarks(str(path))
     assert "do not lie on 'PALNetLandmarksFace'" in loaded.ui.statusLabel.text
