@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--captures", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
     a = parser.parse_args()
+    a.output.parent.mkdir(parents=True, exist_ok=True)
     captures = make_captures("clinic", a.captures, a.model, a.cache, a.workers, "validation")
     measured = spread_work(partial(measure_capture, weights=a.weights), captures, a.workers, "captures")
     print(json.dumps(calibrate(measured, a.weights, a.output, a.version)))

@@ -58,6 +58,7 @@ def main() -> None:
     history = json.loads((a.run / "history.json").read_text(encoding="utf-8"))
     best = min(history, key=lambda entry: entry["error_mm"])
     facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}
+    a.output.parent.mkdir(parents=True, exist_ok=True)
     digest = write_weights(a.output, network.to_arrays(), metadata, a.version, facts)
     splits = {
         "training": {"folder": a.data, "subjects": a.subjects},
