@@ -672,38 +672,28 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Export and installation
 
     def onExport(self, checked=False):
-        if self._landmarks is None:
-            self._fail(None, _("There are no landmarks to export yet; detect them first."))
-            return
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(),
-            _("Export landmarks"),
-            self._landmarks.node.GetName() + ".mrk.json",
-            "Slicer markups (*.mrk.json);;Slicer fiducials (*.fcsv);;CSV (*.csv)",
-        )
-        if path:
-            self.exportLandmarks(path)
+        kinds = "Slicer markups (*.mrk.json);;Slicer fiducials (*.fcsv);;CSV (*.csv)"
+        self._askWhereTo(_("Export landmarks"), ".mrk.json", kinds, self.exportLandmarks)
 
     def exportLandmarks(self, path):
         """Write the landmarks to a file and say so."""
         self._export(self.logic.exportLandmarks, path)
 
     def onExportMeasurements(self, checked=False):
-        if self._landmarks is None:
-            self._fail(None, _("There is nothing to measure yet; detect the landmarks first."))
-            return
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(),
-            _("Export measurements"),
-            self._landmarks.node.GetName() + " measurements.csv",
-            "CSV (*.csv)",
-        )
-        if path:
-            self.exportMeasurements(path)
+        self._askWhereTo(_("Export measurements"), " measurements.csv", "CSV (*.csv)", self.exportMeasurements)
 
     def exportMeasurements(self, path):
         """Write distances and angles to a file and say so."""
         self._export(self.logic.exportMeasurements, path)
+
+    def _askWhereTo(self, title, ending, kinds, export):
+        """Let the user name a file and ``export`` to it. Without landmarks the buttons are off."""
+        if self._landmarks is None:
+            return
+        name = self._landmarks.node.GetName() + ending
+        path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, name, kinds)
+        if path:
+            export(path)
 
     def _export(self, write, path):
         try:

@@ -46,14 +46,20 @@ def export_landmarks(landmarks: LandmarkNode, path: Path | str) -> Path:
     OutputError
         If there are none, the ending is another, or the file cannot be written.
     """
-    path = Path(path)
-    if not path.suffix:
-        path = path.with_name(path.name + SUFFIXES[0])
-        if path.exists():  # nobody was asked whether to replace this one
-            raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
+    path = with_ending(Path(path), SUFFIXES[0])
     if not landmarks.labels:
         raise OutputError("There are no landmarks to export yet; detect them first.")
     if not path.name.lower().endswith((*SUFFIXES, ".json")):
         raise OutputError(f"'{path.name}' should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     write_landmarks(path, landmark_set(landmarks))
+    return path
+
+
+def with_ending(path: Path, ending: str) -> Path:
+    """``path``, with ``ending`` if it has none; raises ``OutputError`` if there is a file of that name then."""
+    if path.suffix:
+        return path
+    path = path.with_name(path.name + ending)
+    if path.exists():  # nobody was asked whether to replace this one
+        raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 from PALNetLandmarksLib.errors import OutputError
 from PALNetLandmarksLib.measurements import MeasuredValue, measure, write_measurements
 
-from .export_landmarks import landmark_set
+from .export_landmarks import landmark_set, with_ending
 from .landmark_node import LandmarkNode
 
 
@@ -28,11 +28,7 @@ def export_measurements(landmarks: LandmarkNode, path: Path | str) -> Path:
     OutputError
         If there are none, or the file cannot be written; see ``write_measurements``.
     """
-    path = Path(path)
-    if not path.suffix:
-        path = path.with_name(path.name + ".csv")
-        if path.exists():  # nobody was asked whether to replace this one
-            raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
+    path = with_ending(Path(path), ".csv")
     if not landmarks.labels:
         raise OutputError("There is nothing to measure yet; detect the landmarks first.")
     write_measurements(path, [(landmarks.node.GetName(), measure_landmarks(landmarks))])
