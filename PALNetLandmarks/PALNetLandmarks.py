@@ -363,14 +363,14 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Input
 
     def onLoadScan(self, checked=False):
-        path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(),
-            _("Load scan"),
-            "",
-            _("Face scans") + " (*.obj *.ply *.stl *.vtp *.vtk *.glb *.gltf *.off);;" + _("All files") + " (*)",
-        )
+        kinds = _("Face scans") + " (*.obj *.ply *.stl *.vtp *.vtk *.glb *.gltf *.off)"
+        self._askWhich(_("Load scan"), kinds, self.loadScan)
+
+    def _askWhich(self, title, kinds, load):
+        """Let the user choose a file and ``load`` it."""
+        path = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", f"{kinds};;{_('All files')} (*)")
         if path:
-            self.loadScan(path)
+            load(path)
 
     def loadScan(self, path):
         """Load a scan and choose it as input."""
@@ -383,14 +383,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.util.resetThreeDViews()
 
     def onLoadLandmarks(self, checked=False):
-        path = qt.QFileDialog.getOpenFileName(
-            slicer.util.mainWindow(),
-            _("Load landmarks"),
-            "",
-            _("Landmarks") + " (*.mrk.json *.json *.fcsv *.txt);;" + _("All files") + " (*)",
-        )
-        if path:
-            self.loadLandmarks(path)
+        kinds = _("Landmarks") + " (*.mrk.json *.json *.fcsv *.txt)"
+        self._askWhich(_("Load landmarks"), kinds, self.loadLandmarks)
 
     def loadLandmarks(self, path):
         """Put landmarks from a file onto the chosen scan."""
