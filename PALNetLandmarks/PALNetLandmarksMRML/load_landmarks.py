@@ -17,7 +17,7 @@ from .landmark_node import LandmarkNode
 from .model_scan import chosen_segment, surface_of, to_world
 from .place_landmarks import add_landmark_node, find_landmark_node
 
-#: Landmarks lie on their scan's surface, or on that of a copy with fewer triangles. Those of one average head lie 0.9 mm
+#: Landmarks lie on their scan's surface, or on a copy's with fewer triangles. Those of one average head lie 0.9 mm
 #: and more (median) off another one in the same pose (the four facefuns heads), those of other faces much more.
 OFF_THE_SCAN_BEYOND_MM = 0.5
 
