@@ -602,6 +602,9 @@ def test_landmarks_that_slicer_saved_are_the_users_and_no_detection_moves_them(l
     slicer.mrmlScene.RemoveNode(node)
     loaded.loadLandmarks(str(saved))
     assert set(loaded._landmarks.states().values()) == {"corrected"}
+    slicer.util.confirmYesNoDisplay = lambda *_, **__: True
+    loaded.ui.resetAllButton.click()  # nothing was detected that they could go back to
+    assert set(loaded._landmarks.states().values()) == {"corrected"}
     loaded.ui.detectButton.click()
     wait(loaded)
     (node,) = landmark_nodes()

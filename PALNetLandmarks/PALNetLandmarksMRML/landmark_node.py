@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,10 @@ class LandmarkNode:
         finally:
             self.node.EndModify(modified)
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {landmark.label: landmark.name for landmark in load_scheme().landmarks}
+
     def _from_world(self, world: np.ndarray) -> list[float]:
         """A point of the world in the node's own coordinates."""
         local = [0.0, 0.0, 0.0]
@@ -139,7 +144,6 @@ class LandmarkNode:
 
     def _put(self, label: str, local: list[float] | None, deviation: float) -> None:
         """Put a control point, unlocked, where it was found (made if there is none), or leave it without a position."""
-        names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
         i = self.index().get(label)
         if i is None:
             i = self.node.AddControlPoint(local or [0.0, 0.0, 0.0], label)
@@ -150,7 +154,7 @@ class LandmarkNode:
         else:
             self.node.SetNthControlPointPosition(i, local)
             note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
-        self.node.SetNthControlPointDescription(i, f"{names.get(label, '')} {note}".strip())
+        self.node.SetNthControlPointDescription(i, f"{self._names.get(label, '')} {note}".strip())
 
     def _remember(
         self, detected: dict[str, list[float] | None], deviations: dict[str, float], weights: str, unit: str
@@ -163,7 +167,10 @@ class LandmarkNode:
         self.node.SetAttribute(UNIT_ATTRIBUTE, unit)
 
     def reset(self, labels: tuple[str, ...] | None = None) -> None:
-        """Put landmarks (all of them by default) back to where they were detected, and unlock them."""
+        """Put landmarks (all of them by default) back to where they were detected, and unlock them.
+
+        Those that a detection did not find lose their position; those from a file that no detection has seen stay.
+        """
         detected = dict(zip(self.labels, self.landmarks().detected_now()))
         index = self.index()
         modified = self.node.StartModify()
@@ -175,7 +182,7 @@ class LandmarkNode:
                 self.node.SetNthControlPointLocked(i, False)
                 if np.isfinite(detected[label]).all():
                     self.node.SetNthControlPointPosition(i, [float(value) for value in detected[label]])
-                else:
+                elif self.node.GetAttribute(WEIGHTS_ATTRIBUTE):
                     self.node.UnsetNthControlPointPosition(i)
         finally:
             self.node.EndModify(modified)
