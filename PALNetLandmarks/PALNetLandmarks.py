@@ -372,6 +372,16 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if path:
             load(path)
 
+    def _mayReplaceCorrections(self):
+        """Ask, if landmarks of this scan were corrected."""
+        states = [] if self._landmarks is None else list(self._landmarks.states().values())
+        count = states.count("corrected")
+        return count == 0 or slicer.util.confirmYesNoDisplay(
+            _("Replace the landmarks of this scan, {count} of them corrected, by those of the file?").format(
+                count=count
+            )
+        )
+
     def loadScan(self, path):
         """Load a scan and choose it as input."""
         try:
@@ -391,6 +401,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         source, segmentId = self._source()
         if source is None:
             self._fail(None, _("Choose a scan first."))
+            return
+        if not self._mayReplaceCorrections():
             return
         if self._landmarks is not None:
             self._note(self._landmarks)

@@ -320,7 +320,7 @@ def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
     assert both == pytest.approx([width, width], abs=0.01)
     deviations = [row["standard_deviation"] for row in rows if row["measurement"] == "Ex_R - Ex_L"]
     assert deviations == ["0.707", ""]  # an .fcsv does not say whether a point was moved
-    assert f"Ex_R - Ex_L          {width:7.1f} mm ± 0.7\n" in result.stdout
+    assert f"Ex_R - Ex_L          {width:7.1f} ± 0.7 mm\n" in result.stdout
 
 
 def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):

@@ -351,8 +351,12 @@ def test_what_is_certain_and_what_corrected_is_read_back_from_markups_as_they_we
     read = read_landmarks(path)
     np.testing.assert_allclose(read.standard_deviation_mm, [0.7, np.nan, 2.0])
     assert read.corrected is not None and read.corrected.tolist() == [False, True, False]
-    # Another program leaves out what it does not know: then nothing is certain any more.
+    # Another program moves a point, or leaves out what it does not know: then nothing is certain any more.
     document = json.loads(path.read_text(encoding="utf-8"))
+    document["markups"][0]["controlPoints"][0]["position"][2] = 3.5
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert read_landmarks(path).standard_deviation_mm is None
+    document["markups"][0]["controlPoints"][0]["position"][2] = 3.0
     del document["palnetLandmarks"]
     path.write_text(json.dumps(document), encoding="utf-8")
     other = read_landmarks(path)
@@ -364,7 +368,18 @@ def test_a_damaged_note_on_certainty_is_said(tmp_path: Path) -> None:
     path = tmp_path / "anna.mrk.json"
     write_landmarks(path, LandmarkSet(("N",), np.zeros((1, 3))))
     document = json.loads(path.read_text(encoding="utf-8"))
-    document["palnetLandmarks"] = {"standardDeviationMm": ["N"]}
+    document["palnetLandmarks"]["standardDeviationMm"] = ["N"]
     path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UnreadableLandmarksError, match=r"'anna\.mrk\.json' is damaged"):
         read_landmarks(path)
+
+
+def test_points_that_slicer_saved_without_a_position_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "anna.fcsv"
+    path.write_text(
+        "# Markups fiducial file version = 5.8\n# CoordinateSystem = LPS\n"
+        "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
+        "1,-1,-2,3,0,0,0,1,1,1,0,N,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,Tr,,,0,0\n",
+        encoding="utf-8",
+    )
+    np.testing.assert_array_equal(read_landmarks(path).points, [[-1, -2, 3], [np.nan] * 3])

@@ -76,10 +76,10 @@ def test_corrections_follow_a_scan_that_was_moved(unit_mm: float) -> None:
         return points @ Rotation.from_rotvec([0.2, -1.0, 0.4]).as_matrix().T + 300.0 / unit_mm
 
     again = moved(detected + rng.normal(0, 0.1 / unit_mm, detected.shape))
-    carried = placed.moved_with_scan(again)
+    carried = placed.moved_with_scan(again, unit_mm)
     assert np.linalg.norm(carried[7] - moved(now)[7]) < 0.2 / unit_mm
     assert np.isnan(carried[8]).all()
     # Another detection in the same place, however different, moves nothing.
-    np.testing.assert_array_equal(placed.moved_with_scan(detected + 1.0 / unit_mm), now)
+    np.testing.assert_array_equal(placed.moved_with_scan(detected + 1.0 / unit_mm, unit_mm), now)
     elsewhere = detected + rng.normal(0, 8.0 / unit_mm, detected.shape)
-    np.testing.assert_array_equal(placed.moved_with_scan(elsewhere), now)
+    np.testing.assert_array_equal(placed.moved_with_scan(elsewhere, unit_mm), now)

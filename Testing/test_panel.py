@@ -96,6 +96,17 @@ def detect_to(path: Path) -> None:
     )
 
 
+def sample_in_metres(folder: Path) -> Path:
+    """The sample, written in metres."""
+    import trimesh
+    from PALNetLandmarksLib.read_scan import read_scan
+
+    sample = read_scan(MODULE / "Resources" / "SampleScan.ply")
+    path = folder / "metres.ply"
+    trimesh.Trimesh(sample.points / 1000, sample.triangles, process=False).export(path)
+    return path
+
+
 def landmark_nodes() -> list[Any]:
     return list(slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode"))
 
@@ -549,13 +560,9 @@ def test_measurements_follow_a_drag_and_say_no_certainty_for_what_was_corrected(
 
 
 def test_measurements_of_a_scan_in_metres_are_in_millimetres(panel: Any, tmp_path: Path) -> None:
-    import trimesh
-    from PALNetLandmarksLib.read_scan import read_scan
-
-    sample = read_scan(MODULE / "Resources" / "SampleScan.ply")
-    trimesh.Trimesh(sample.points / 1000, sample.triangles, process=False).export(tmp_path / "metres.ply")
+    metres = sample_in_metres(tmp_path)
     found = []
-    for path in (MODULE / "Resources" / "SampleScan.ply", tmp_path / "metres.ply"):
+    for path in (MODULE / "Resources" / "SampleScan.ply", metres):
         node = panel.logic.detect(panel.logic.loadScan(path), device="cpu")
         found.append([one.value for one in panel.logic.measurementsOf(node)])
     np.testing.assert_allclose(found[1], found[0], atol=0.1)
@@ -605,11 +612,19 @@ def test_landmarks_that_slicer_saved_are_the_users_and_no_detection_moves_them(l
     slicer.util.confirmYesNoDisplay = lambda *_, **__: True
     loaded.ui.resetAllButton.click()  # nothing was detected that they could go back to
     assert set(loaded._landmarks.states().values()) == {"corrected"}
-    loaded.ui.detectButton.click()
-    wait(loaded)
+    # However often and however it detects, and wherever the detection is the same as what the user has.
+    for surface in ("triangle", "centroid"):
+        loaded._parameterNode.surface = surface
+        loaded.ui.detectButton.click()
+        wait(loaded)
+        assert set(loaded._landmarks.states().values()) == {"corrected"}
     (node,) = landmark_nodes()
     now = node.GetNthControlPointPositionWorld(loaded._landmarks.index()["Pg"])
     np.testing.assert_allclose(now, moved, atol=1e-3)
+    # Reset goes back to what was detected since.
+    loaded.ui.resetAllButton.click()
+    assert set(loaded._landmarks.states().values()) == {"detected"}
+    assert np.linalg.norm(np.subtract(node.GetNthControlPointPositionWorld(loaded._landmarks.index()["Pg"]), now)) > 1.0
 
 
 def test_landmarks_of_the_file_follow_a_scan_that_was_transformed(loaded: Any, tmp_path: Path) -> None:
@@ -629,6 +644,68 @@ def test_landmarks_of_the_file_follow_a_scan_that_was_transformed(loaded: Any, t
     np.testing.assert_allclose(slicer.util.arrayFromMarkupsControlPoints(node, world=True), before, atol=1e-3)
 
 
+def test_a_file_of_some_landmarks_leaves_the_others_and_asks_before_it_replaces_corrections(
+    loaded: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.mrk.json"
+    detect_to(path)
+    write_landmarks(path, read_landmarks(path).ordered(("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L")))
+    node = detected(loaded)
+    index = loaded._landmarks.index()
+    drag(loaded, node, index["Prn"], (3.0, 0.0, 0.0))
+    drag(loaded, node, index["Gn"], (3.0, 0.0, 0.0))
+    dragged = [node.GetNthControlPointPositionWorld(index[label]) for label in ("Prn", "Gn")]
+    asked: list[str] = []
+    slicer.util.confirmYesNoDisplay = lambda text, **_: asked.append(text)
+    loaded.loadLandmarks(str(path))
+    assert "2 of them corrected" in asked[0]
+    assert np.allclose(node.GetNthControlPointPositionWorld(index["Prn"]), dragged[0])
+    slicer.util.confirmYesNoDisplay = lambda *_, **__: True
+    loaded.loadLandmarks(str(path))
+    states = loaded._landmarks.states()
+    assert states["Prn"] == "detected" and states["Gn"] == "corrected"
+    assert list(states.values()).count("detected") == 49
+    assert np.allclose(node.GetNthControlPointPositionWorld(index["Gn"]), dragged[1])
+
+
+def test_a_scan_in_metres_that_is_scaled_keeps_corrections_and_measurements(loaded: Any, tmp_path: Path) -> None:
+    loaded.loadScan(str(sample_in_metres(tmp_path)))
+    node = detected(loaded)
+    index = loaded._landmarks.index()
+    drag(loaded, node, index["Pg"], (0.003, 0.0, 0.002))
+    corrected = 1000 * np.array(node.GetNthControlPointPositionWorld(index["Pg"]))
+    row = [loaded.ui.measurementTable.item(i, 0).text() for i in range(29)].index("N - Pg")
+    loaded._updateTable()
+    length = loaded.ui.measurementTable.item(row, 1).text()
+    scaled = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    scaled.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1000.0, 1000, 1000, 1])))
+    for both in (loaded._parameterNode.source, node):
+        both.SetAndObserveTransformNodeID(scaled.GetID())
+    loaded._updateTable()
+    assert loaded.ui.measurementTable.item(row, 1).text() == length
+    for _ in range(2):
+        loaded.ui.detectButton.click()
+        wait(loaded)
+        assert loaded._landmarks.states()["Pg"] == "corrected"
+        assert np.allclose(node.GetNthControlPointPositionWorld(index["Pg"]), corrected, atol=0.01)
+    assert loaded.ui.measurementTable.item(row, 1).text() == length
+
+
+def test_corrections_follow_a_scan_in_metres_that_alone_is_scaled(loaded: Any, tmp_path: Path) -> None:
+    loaded.loadScan(str(sample_in_metres(tmp_path)))
+    node = detected(loaded)
+    index = loaded._landmarks.index()
+    drag(loaded, node, index["Pg"], (0.003, 0.0, 0.002))
+    corrected = 1000 * np.array(node.GetNthControlPointPositionWorld(index["Pg"]))
+    scaled = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    scaled.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1000.0, 1000, 1000, 1])))
+    loaded._parameterNode.source.SetAndObserveTransformNodeID(scaled.GetID())
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    assert loaded._landmarks.states()["Pg"] == "corrected"
+    assert np.allclose(node.GetNthControlPointPositionWorld(index["Pg"]), corrected, atol=0.1)
+
+
 def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> None:
     path = tmp_path / "ben.mrk.json"
     detect_to(path)
@@ -639,7 +716,7 @@ def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> N
     assert "do not lie on 'PALNetLandmarksFace'" in loaded.ui.statusLabel.text
     write_landmarks(path, LandmarkSet(("A1", "A2", "A3"), np.eye(3)))
     loaded.loadLandmarks(str(path))
-    assert "has none of the module's 50 landmarks" in loaded.ui.statusLabel.text
+    assert "has none of the 50 known landmarks" in loaded.ui.statusLabel.text
     assert slicer.mrmlScene.GetNumberOfNodes() == before
 
 

@@ -245,6 +245,10 @@ def measure(
             "failed": failed,
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    elif failed and len(landmarks) > 1:
+        typer.echo(f"{len(failed)} of {len(landmarks)} files failed:", err=True)
+        for name, reason in failed.items():
+            typer.echo(f"  {name}: {reason}", err=True)
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -257,10 +261,11 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     from .measurements import unit_of_landmarks
     from .reference import load_reference
 
-    found = read_landmarks(path)
+    reference = load_reference()
+    found = read_landmarks(path).known(reference.labels, path.name)
     warning = ""
     try:
-        likely = unit_of_landmarks(found, load_reference(), path.name)
+        likely = unit_of_landmarks(found, reference, path.name)
         if unit is not None and unit != likely:
             warning = f"The landmarks of '{path.name}' make a face in {likely}, not in {unit}; check --unit."
     except UnknownUnitError:
@@ -280,9 +285,8 @@ def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) ->
             group = one.measurement.group
             lines.append(f"  {group}")
         known = math.isfinite(one.value)
-        number = f"{one.value:7.1f} {one.measurement.unit}" if known else "      - (a landmark is missing)"
-        if math.isfinite(one.standard_deviation):
-            number += f" ± {one.standard_deviation:.1f}"
+        spread = f" ± {one.standard_deviation:.1f}" if math.isfinite(one.standard_deviation) else ""
+        number = f"{one.value:7.1f}{spread} {one.measurement.unit}" if known else "      - (a landmark is missing)"
         lines.append(f"    {one.measurement.name:<20} {number}")
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -29,7 +30,7 @@ _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 _CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state")
 _NOT_ON_SCAN, _CORRECTED = "(not on the scan)", "(corrected)"
 #: Beside the markups of a ``.mrk.json``: what only holds as long as nobody moved a point. Slicer does not know it and
-#: leaves it out when it writes the file anew.
+#: leaves it out when it writes the file anew; with it stands by which positions it holds.
 _AS_WRITTEN = "palnetLandmarks"
 
 
@@ -94,6 +95,22 @@ class LandmarkSet:
         if coordinate_system == self.coordinate_system:
             return self
         return replace(self, points=self.points * (-1.0, -1.0, 1.0), coordinate_system=coordinate_system)
+
+    def known(self, labels: tuple[str, ...], name: str) -> LandmarkSet:
+        """Those of the given labels that are in the set, in the given order.
+
+        Raises
+        ------
+        UnreadableLandmarksError
+            If none is; ``name`` is that of the file.
+        """
+        common = tuple(label for label in labels if label in self.labels)
+        if not common:
+            raise UnreadableLandmarksError(
+                f"'{name}' has none of the {len(labels)} known landmarks; choose a file that this module wrote, or "
+                f"name the points as it does ({', '.join(labels[:3])} ...)."
+            )
+        return self.ordered(common)
 
     def ordered(self, labels: tuple[str, ...]) -> LandmarkSet:
         """The points of the given labels, in that order; labels that are not in the set come out as not defined."""
@@ -240,7 +257,14 @@ def _as_written(landmarks: LandmarkSet) -> dict[str, Any]:
     return {
         "standardDeviationMm": {label: value for label, value in known.items() if math.isfinite(value)},
         "corrected": [] if corrected is None else [label for label, yes in zip(landmarks.labels, corrected) if yes],
+        "positions": _fingerprint(landmarks),
     }
+
+
+def _fingerprint(landmarks: LandmarkSet) -> str:
+    """Tells whether a position was changed since."""
+    positions = np.where(landmarks.defined[:, None], landmarks.points, 0.0).astype("<f8")
+    return hashlib.sha256(positions.tobytes()).hexdigest()
 
 
 def _fcsv(landmarks: LandmarkSet) -> str:
@@ -372,6 +396,8 @@ def _read_markups_json(text: str) -> LandmarkSet:
 
 
 def _told(landmarks: LandmarkSet, as_written: dict[str, Any]) -> LandmarkSet:
+    if as_written["positions"] != _fingerprint(landmarks):
+        return landmarks
     deviation = {str(label): float(value) for label, value in as_written["standardDeviationMm"].items()}
     corrected = set(as_written["corrected"])
     return replace(
@@ -428,10 +454,14 @@ def _read_fcsv(text: str) -> LandmarkSet:
         elif header.group(1) == "Markups fiducial file version":
             columns = _FCSV_COLUMNS.split(",")
             system = "LPS"
-    rows = [dict(zip(columns, row)) for row in csv.reader(lines)]
+    # Slicer 5 appends to each line, without naming it as a column, the status of the position: 2 where it has one.
+    rows = [dict(zip([*columns, "status"], row)) for row in csv.reader(lines)]
+    positions = [
+        _position([row["x"], row["y"], row["z"]]) if row.get("status", "2") == "2" else [math.nan] * 3 for row in rows
+    ]
     return LandmarkSet(
         labels=tuple(row.get("label") or row.get("id") or "" for row in rows),
-        points=np.array([_position([row["x"], row["y"], row["z"]]) for row in rows]).reshape(-1, 3),
+        points=np.array(positions).reshape(-1, 3),
         coordinate_system=system,
         names=tuple(_name(row.get("desc") or "") for row in rows),
     )

@@ -31,13 +31,13 @@ class PlacedLandmarks:
     ----------
     points : (L, 3) present positions.
     detected : (L, 3) positions as detected, in the same coordinates at the time of detection.
-    locked : (L,) bool; the user locked the landmark, which makes it his own.
+    own : (L,) bool; the user's own wherever it lies: locked, corrected before an earlier detection, or from a file.
     unit_mm : length of the coordinates' unit in mm: a scan in metres moves by thousandths.
     """
 
     points: NDArray[np.float64]
     detected: NDArray[np.float64]
-    locked: NDArray[np.bool_]
+    own: NDArray[np.bool_]
     unit_mm: float = 1.0
 
     @property
@@ -61,25 +61,26 @@ class PlacedLandmarks:
         detected = self.detected_now()
         was_detected = _has_position(detected)
         moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > self._moved_beyond
-        corrected: NDArray[np.bool_] = self.locked | (has_point != was_detected) | (has_point & was_detected & moved)
+        corrected: NDArray[np.bool_] = self.own | (has_point != was_detected) | (has_point & was_detected & moved)
         return tuple(
             CORRECTED if changed else DETECTED if there else MISSING for changed, there in zip(corrected, has_point)
         )
 
-    def moved_with_scan(self, detected: NDArray[np.float64]) -> NDArray[np.float64]:
+    def moved_with_scan(self, detected: NDArray[np.float64], unit_mm: float) -> NDArray[np.float64]:
         """(L, 3) the present positions, carried along if the scan has been moved since it was detected.
 
         Parameters
         ----------
         detected : (L, 3) positions of a new detection on the scan, in the same coordinates.
+        unit_mm : length of their unit in mm; another one than before if the scan was scaled meanwhile.
         """
         before, now = self.detected_now(), detected
         both = _has_position(before) & _has_position(now)
         if both.sum() < 8:
             return self.points
-        away = self.unit_mm * np.linalg.norm(before[both] - now[both], axis=1)
+        away = unit_mm * np.linalg.norm(before[both] - now[both], axis=1)
         motion = fit_similarity(before[both], now[both])
-        left = self.unit_mm * np.linalg.norm(motion.apply(before[both]) - now[both], axis=1)
+        left = unit_mm * np.linalg.norm(motion.apply(before[both]) - now[both], axis=1)
         if np.median(away) < SCAN_MOVED_BEYOND_MM or np.median(left) > SCAN_MOVED_WITHIN_MM:
             return self.points
         return motion.apply(self.points)

@@ -112,15 +112,15 @@ def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: st
     if len(common) < _ENOUGH_LANDMARKS:
         raise UnknownUnitError(
             f"'{name}' has {len(common)} of the {len(reference.labels)} known landmarks, too few to tell its unit of "
-            "length; say which it is."
+            "length; say it (--unit)."
         )
     mean = np.array([reference.landmarks[reference.labels.index(label)] for label in common])
     scale = fit_similarity(np.array([known[label] for label in common]), mean).scale
     best = min(UNITS, key=lambda unit: abs(math.log(scale / UNITS[unit])) if scale > 0 else math.inf)
     if not 1 / _MOST_SIZE_RATIO <= scale / UNITS[best] <= _MOST_SIZE_RATIO:
         raise UnknownUnitError(
-            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say which unit "
-            "they have."
+            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say the unit "
+            "(--unit)."
         )
     return best
 

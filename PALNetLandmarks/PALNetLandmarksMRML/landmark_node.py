@@ -20,6 +20,7 @@ from PALNetLandmarksLib.scheme import load_scheme
 #: Attributes and node reference, each under the module's name.
 DETECTED_ATTRIBUTE = "PALNetLandmarks.Detected"
 DEVIATION_ATTRIBUTE = "PALNetLandmarks.StandardDeviation"
+OWN_ATTRIBUTE = "PALNetLandmarks.Corrected"
 WEIGHTS_ATTRIBUTE = "PALNetLandmarks.WeightsSHA256"
 UNIT_ATTRIBUTE = "PALNetLandmarks.Unit"
 SEGMENT_ATTRIBUTE = "PALNetLandmarks.Segment"
@@ -57,16 +58,16 @@ class LandmarkNode:
         remembered = self._remembered()
         index = self.index()
         points = np.full((len(remembered), 3), np.nan)
-        locked = np.zeros(len(remembered), dtype=bool)
+        own = np.array([label in self._own() for label in remembered], dtype=bool)
         for row, label in enumerate(remembered):
             if label not in index:
                 continue
             i = index[label]
-            locked[row] = self.node.GetNthControlPointLocked(i)
+            own[row] |= self.node.GetNthControlPointLocked(i)
             if self.is_defined(i):
                 points[row] = self.node.GetNthControlPointPosition(i)
         detected = [[math.nan] * 3 if point is None else point for point in remembered.values()]
-        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), locked, self.unit_mm)
+        return PlacedLandmarks(points, np.array(detected, dtype=np.float64).reshape(-1, 3), own, self.unit_mm)
 
     def states(self) -> dict[str, str]:
         """State of each landmark by label, see ``PALNetLandmarksLib.landmark_states``."""
@@ -84,7 +85,7 @@ class LandmarkNode:
             kept = {label for label, i in self.index().items() if self.is_defined(i)} & set(detection.labels)
         placed = {label: self._from_world(world) for label, world in zip(detection.labels, detection.points)}
         there = {label: placed[label] for label, missing in zip(detection.labels, detection.missing) if not missing}
-        carried = self._moved_with_scan(there)
+        carried = self._moved_with_scan(there, UNITS[detection.unit])
         modified = self.node.StartModify()
         try:
             for label, deviation in zip(detection.labels, detection.standard_deviation_mm):
@@ -96,6 +97,7 @@ class LandmarkNode:
             self._remember(
                 {label: there.get(label) for label in detection.labels},
                 dict(zip(detection.labels, detection.standard_deviation_mm)),
+                kept,
                 detection.weights_sha256,
                 detection.unit,
             )
@@ -103,7 +105,7 @@ class LandmarkNode:
             self.node.EndModify(modified)
 
     def adopt(self, placed: LandmarkSet, unit: str) -> None:
-        """Take over landmarks (world RAS, of the module's scheme) that stand in a file.
+        """Take over landmarks (world RAS, of the module's scheme) that stand in a file; others stay as they are.
 
         Where the file says what was detected and what corrected, so does the node afterwards; otherwise all of them
         are the user's, and no detection moves them.
@@ -114,21 +116,17 @@ class LandmarkNode:
         }
         deviation, corrected = placed.standard_deviation_mm, placed.corrected
         known = np.full(len(placed), np.nan) if deviation is None else deviation
-        his = np.full(len(placed), True) if corrected is None else corrected
+        whose = placed.defined if corrected is None else corrected
+        own = {label for label, yes in zip(placed.labels, whose) if yes}
+        there = {label: None for label in load_scheme().labels if label not in self.index()} | points
         modified = self.node.StartModify()
         try:
-            for (label, point), spread, corrected_by_hand in zip(points.items(), known, his):
-                self._put(label, point, spread)
-                # One that the user took away is told from one that was never there by its lock.
-                self.node.SetNthControlPointLocked(
-                    self.index()[label], bool(point is None and corrected is not None and corrected_by_hand)
-                )
-            self._remember(
-                {label: None if mine else point for (label, point), mine in zip(points.items(), his)},
-                dict(zip(placed.labels, known)),
-                "",
-                unit,
-            )
+            deviations = self._attribute(DEVIATION_ATTRIBUTE) | dict(zip(placed.labels, known.tolist()))
+            for label, point in there.items():
+                self._put(label, point, deviations.get(label) or math.nan)
+            detected = {label: None for label in load_scheme().labels} | self._remembered()
+            detected |= {label: None if label in own else point for label, point in points.items()}
+            self._remember(detected, deviations, self._own() - points.keys() | own, "", unit)
         finally:
             self.node.EndModify(modified)
 
@@ -156,11 +154,27 @@ class LandmarkNode:
             note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
         self.node.SetNthControlPointDescription(i, f"{self._names.get(label, '')} {note}".strip())
 
+    def _own(self) -> set[str]:
+        """What is the user's wherever it lies: kept by a detection, or taken from a file."""
+        try:
+            return set(json.loads(self.node.GetAttribute(OWN_ATTRIBUTE) or "[]"))
+        except (ValueError, TypeError):
+            return set()
+
     def _remember(
-        self, detected: dict[str, list[float] | None], deviations: dict[str, float], weights: str, unit: str
+        self,
+        detected: dict[str, list[float] | None],
+        deviations: dict[str, float | None],
+        own: set[str],
+        weights: str,
+        unit: str,
     ) -> None:
-        """Keep what was detected in the node's attributes."""
-        known = {label: round(float(value), 3) if math.isfinite(value) else None for label, value in deviations.items()}
+        """Keep in the node's attributes what was detected, and what is the user's."""
+        known = {
+            label: None if value is None or not math.isfinite(value) else round(float(value), 3)
+            for label, value in deviations.items()
+        }
+        self.node.SetAttribute(OWN_ATTRIBUTE, json.dumps(sorted(own)))
         self.node.SetAttribute(DETECTED_ATTRIBUTE, json.dumps(detected))
         self.node.SetAttribute(DEVIATION_ATTRIBUTE, json.dumps(known))
         self.node.SetAttribute(WEIGHTS_ATTRIBUTE, weights)
@@ -173,25 +187,29 @@ class LandmarkNode:
         """
         detected = dict(zip(self.labels, self.landmarks().detected_now()))
         index = self.index()
+        chosen = self.labels if labels is None else labels
+        seen = bool(self.node.GetAttribute(WEIGHTS_ATTRIBUTE))
         modified = self.node.StartModify()
         try:
-            for label in self.labels if labels is None else labels:
+            back = {label for label in chosen if seen or np.isfinite(detected[label]).all()}
+            self.node.SetAttribute(OWN_ATTRIBUTE, json.dumps(sorted(self._own() - back)))
+            for label in chosen:
                 i = index.get(label)
                 if i is None:
                     i = self.node.AddControlPoint([0.0, 0.0, 0.0], label)
                 self.node.SetNthControlPointLocked(i, False)
                 if np.isfinite(detected[label]).all():
                     self.node.SetNthControlPointPosition(i, [float(value) for value in detected[label]])
-                elif self.node.GetAttribute(WEIGHTS_ATTRIBUTE):
+                elif seen:
                     self.node.UnsetNthControlPointPosition(i)
         finally:
             self.node.EndModify(modified)
 
-    def _moved_with_scan(self, found: dict[str, list[float]]) -> dict[str, list[float]]:
+    def _moved_with_scan(self, found: dict[str, list[float]], unit_mm: float) -> dict[str, list[float]]:
         """Positions, by label, that the landmarks have if they follow the scan to where it is ``found`` now."""
         detected = np.array([found.get(label, [math.nan] * 3) for label in self.labels]).reshape(-1, 3)
         placed = self.landmarks()
-        rows = zip(self.labels, placed.moved_with_scan(detected), placed.points)
+        rows = zip(self.labels, placed.moved_with_scan(detected, unit_mm), placed.points)
         return {label: now.tolist() for label, now, before in rows if np.isfinite(now).all() and (now != before).any()}
 
     def _remembered(self) -> dict[str, list[float] | None]:

@@ -39,13 +39,7 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
     segment_id = chosen_segment(source, segment_id)
     raw = surface_of(source, segment_id)
     read = read_landmarks(path)
-    labels = load_scheme().labels
-    if not set(labels) & set(read.labels):
-        raise UnreadableLandmarksError(
-            f"'{path.name}' has none of the module's {len(labels)} landmarks; choose a file that it wrote, or name the "
-            "points as it does (N, Prn, Ex_R ...)."
-        )
-    in_world = read.in_coordinate_system("RAS").ordered(labels)
+    in_world = read.in_coordinate_system("RAS").known(load_scheme().labels, path.name)
     of_file = replace(in_world, points=to_world(in_world.points, source))
     locator = SurfaceLocator(raw.scan())
     off, placed = min(
