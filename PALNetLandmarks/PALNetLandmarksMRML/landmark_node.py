@@ -58,7 +58,8 @@ class LandmarkNode:
         remembered = self._remembered()
         index = self.index()
         points = np.full((len(remembered), 3), np.nan)
-        own = np.array([label in self._own() for label in remembered], dtype=bool)
+        kept = self._own()
+        own = np.array([label in kept for label in remembered], dtype=bool)
         for row, label in enumerate(remembered):
             if label not in index:
                 continue
