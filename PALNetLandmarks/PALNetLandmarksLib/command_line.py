@@ -185,10 +185,8 @@ def detect(
     failed = [result for result in results if result.error]
     if as_json:
         typer.echo(json.dumps(_document(results), indent=1, ensure_ascii=False, allow_nan=False))
-    elif failed and len(results) > 1:
-        typer.echo(f"{len(failed)} of {len(results)} scans failed:", err=True)
-        for result in failed:
-            typer.echo(f"  {result.scan}: {result.error}", err=True)
+    else:
+        _list_failures({str(result.scan): result.error for result in failed}, len(results), "scans")
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -245,10 +243,8 @@ def measure(
             "failed": failed,
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
-    elif failed and len(landmarks) > 1:
-        typer.echo(f"{len(failed)} of {len(landmarks)} files failed:", err=True)
-        for name, reason in failed.items():
-            typer.echo(f"  {name}: {reason}", err=True)
+    else:
+        _list_failures(failed, len(landmarks), "files")
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -263,18 +259,16 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
 
     reference = load_reference()
     found = read_landmarks(path).known(reference.labels, path.name)
-    warning = ""
     try:
         likely = unit_of_landmarks(found, reference, path.name)
-        if unit is not None and unit != likely:
-            warning = f"The landmarks of '{path.name}' make a face in {likely}, not in {unit}; check --unit."
     except UnknownUnitError:
         if unit is None:
             raise
         likely = unit
     used = unit or likely
+    odd = f"The landmarks of '{path.name}' make a face in {likely}, not in {used}; check --unit."
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
-    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations), warning
+    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations), "" if used == likely else odd
 
 
 def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
@@ -353,6 +347,14 @@ def _fail(message: str, as_json: bool, facts: Optional[dict[str, Any]] = None) -
         typer.echo(json.dumps({**(facts or {}), "error": message}, indent=1, ensure_ascii=False))
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(EXIT_FAILED)
+
+
+def _list_failures(reasons: dict[str, str], total: int, what: str) -> None:
+    """Say once more, after many results, which of them failed."""
+    if reasons and total > 1:
+        typer.echo(f"{len(reasons)} of {total} {what} failed:", err=True)
+        for name, reason in reasons.items():
+            typer.echo(f"  {name}: {reason}", err=True)
 
 
 def _output_folder(scan: Path, output: Optional[Path]) -> Path:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,10 @@ class Measurement:
         """``"mm"`` or ``"deg"``."""
         return "deg" if self.is_angle else "mm"
 
+    def of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its values (...,) from the positions (..., 2 or 3, 3) of its landmarks."""
+        return (angles if self.is_angle else distances)(points)
+
 
 @dataclass(frozen=True)
 class MeasuredValue:
@@ -61,8 +66,12 @@ class MeasuredValue:
     standard_deviation: float
 
 
+@lru_cache(maxsize=1)
 def load_measurements() -> tuple[Measurement, ...]:
-    """The 20 linear distances and 9 angles of the PAL-Net paper (arXiv 2510.00910, Tables 4 and 5), in this order."""
+    """The 20 linear distances and 9 angles of the PAL-Net paper (arXiv 2510.00910, Tables 4 and 5), in this order.
+
+    Read once: the panel measures anew with every drag.
+    """
     document = json.loads(resource_path("Measurements.json").read_text(encoding="utf-8"))
     entries = document["distances"] + document["angles"]
     return tuple(Measurement(entry["group"], tuple(entry["landmarks"])) for entry in entries)
@@ -89,7 +98,7 @@ def measure(
         if not np.isfinite(points).all():
             taken.append(MeasuredValue(one, math.nan, math.nan))
             continue
-        value = float((angles if one.is_angle else distances)(points))
+        value = float(one.of(points))
         slopes = _angle_slopes(points) if one.is_angle else np.ones(2)
         taken.append(MeasuredValue(one, value, float(np.linalg.norm(slopes * deviations))))
     return tuple(taken)

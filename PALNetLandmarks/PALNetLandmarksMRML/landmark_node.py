@@ -157,10 +157,7 @@ class LandmarkNode:
 
     def _own(self) -> set[str]:
         """What is the user's wherever it lies: kept by a detection, or taken from a file."""
-        try:
-            return set(json.loads(self.node.GetAttribute(OWN_ATTRIBUTE) or "[]"))
-        except (ValueError, TypeError):
-            return set()
+        return set(self._attribute(OWN_ATTRIBUTE, list))
 
     def _remember(
         self,
@@ -216,15 +213,16 @@ class LandmarkNode:
     def _remembered(self) -> dict[str, list[float] | None]:
         return self._attribute(DETECTED_ATTRIBUTE)
 
-    def _attribute(self, name: str) -> dict[str, Any]:
+    def _attribute(self, name: str, kind: type = dict) -> Any:
+        """An attribute of the node, which holds JSON; an empty ``kind`` where there is none, or another."""
         text = self.node.GetAttribute(name)
         if not text:
-            return {}
+            return kind()
         try:
             document = json.loads(text)
         except ValueError:
-            return {}
-        return document if isinstance(document, dict) else {}
+            return kind()
+        return document if isinstance(document, kind) else kind()
 
     def index(self) -> dict[str, int]:
         """Control point of each label; the first one where several share it."""

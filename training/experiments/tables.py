@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PALNetLandmarksLib.measurements import Measurement, angles, distances, load_measurements
+from PALNetLandmarksLib.measurements import Measurement, load_measurements
 from PALNetLandmarksLib.resources import resource_path
 
 from ..benchmarks.metrics import GROSS_MM, calibration, failures
@@ -171,12 +171,12 @@ def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
 
 def table_4(results: Mapping[str, Results]) -> pd.DataFrame | None:
     """Errors of the 20 linear distances that clinicians use: mm, and per cent of the distance."""
-    return _measured(results, [one for one in load_measurements() if not one.is_angle], distances)
+    return _measured(results, [one for one in load_measurements() if not one.is_angle])
 
 
 def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
     """Errors of the nine angles: degrees, and per cent of the angle."""
-    return _measured(results, [one for one in load_measurements() if one.is_angle], angles)
+    return _measured(results, [one for one in load_measurements() if one.is_angle])
 
 
 def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
@@ -246,9 +246,7 @@ def _hard_groups(labels: Sequence[str]) -> dict[str, list[int]]:
     return {name: chosen for name, chosen in groups.items() if chosen}
 
 
-def _measured(
-    results: Mapping[str, Results], wanted: Sequence[Measurement], measure: Callable[[Array], Array]
-) -> pd.DataFrame | None:
+def _measured(results: Mapping[str, Results], wanted: Sequence[Measurement]) -> pd.DataFrame | None:
     first = next(iter(results.values()))
     index = {label: i for i, label in enumerate(first.labels)}
     rows = []
@@ -256,14 +254,14 @@ def _measured(
         if not index.keys() >= set(one.landmarks):
             return None
         chosen = [index[label] for label in one.landmarks]
-        known = measure(first.stack("truth")[:, chosen])
+        known = one.of(first.stack("truth")[:, chosen])
         unit = one.unit
         row = {"measure": one.name, f"true {unit}": f"{np.nanmean(known):.1f}"}
-        annotated = np.abs(measure(first.stack("annotated")[:, chosen]) - known)
+        annotated = np.abs(one.of(first.stack("annotated")[:, chosen]) - known)
         row[f"annotations {unit}"] = f"{np.nanmean(annotated):.2f}"
         for result in results.values():
-            known = measure(result.stack("truth")[:, chosen])
-            off = np.abs(measure(result.stack("points")[:, chosen]) - known)
+            known = one.of(result.stack("truth")[:, chosen])
+            off = np.abs(one.of(result.stack("points")[:, chosen]) - known)
             row[f"{result.title} {unit}"] = f"{np.nanmean(off):.2f}"
             row[f"{result.title} %"] = f"{100 * np.nanmean(off / known):.2f}"
         rows.append(row)
