@@ -393,7 +393,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.util.resetThreeDViews()
 
     def onLoadLandmarks(self, checked=False):
-        kinds = _("Landmarks") + " (*.mrk.json *.json *.fcsv *.txt)"
+        kinds = _("Landmarks") + " (*.mrk.json *.json *.fcsv *.csv *.txt)"
         self._askWhich(_("Load landmarks"), kinds, self.loadLandmarks)
 
     def loadLandmarks(self, path):

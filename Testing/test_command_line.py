@@ -323,6 +323,17 @@ def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
     assert f"Ex_R - Ex_L          {width:7.1f} ± 0.7 mm\n" in result.stdout
 
 
+def test_measurements_are_printed_though_their_table_cannot_be_written(tmp_path):
+    reference = load_reference()
+    write_landmarks(tmp_path / "anna.csv", LandmarkSet(reference.labels, reference.landmarks))
+    table = tmp_path / "nowhere" / "all.csv"
+    result = invoke("measure", tmp_path / "anna.csv", "-o", table, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert len(document["files"][0]["measurements"]) == 29
+    assert list(document["failed"]) == [str(table)] and "cannot be written" in result.stderr
+
+
 def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):
     reference = load_reference()
     points = np.where(np.array(reference.labels)[:, None] == "Tr", np.nan, reference.landmarks)

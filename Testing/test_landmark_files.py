@@ -66,16 +66,17 @@ def test_csv_columns(tmp_path: Path) -> None:
     write_landmarks(tmp_path / "face.csv", landmarks)
     with (tmp_path / "face.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["label", "name", "x", "y", "z", "standard_deviation_mm", "state"]
+    assert list(rows[0])[:7] == ["label", "name", "x", "y", "z", "standard_deviation_mm", "state"]
     assert [row["label"] for row in rows] == list(SCHEME.labels)
     np.testing.assert_array_equal([float(rows[9][axis]) for axis in "xyz"], landmarks.points[9])
     assert rows[0]["standard_deviation_mm"] == "0.400"
     assert (rows[2]["x"], rows[2]["standard_deviation_mm"], rows[2]["state"]) == ("", "", "missing")
     assert rows[3]["state"] == "defined"
+    assert {row["coordinate_system"] for row in rows} == {"LPS"}
 
 
 @pytest.mark.parametrize("coordinate_system", ["LPS", "RAS"])
-@pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv"])
+@pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv", ".csv"])
 def test_written_files_are_read_back(tmp_path: Path, coordinate_system: str, suffix: str) -> None:
     landmarks = fifty_landmarks(coordinate_system)
     write_landmarks(tmp_path / f"face{suffix}", landmarks)
@@ -94,7 +95,7 @@ words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_
 @given(
     labels=st.lists(words.map(str.strip).filter(bool), unique=True, min_size=1, max_size=8),
     seed=st.integers(0, 1000),
-    suffix=st.sampled_from([".mrk.json", ".fcsv"]),
+    suffix=st.sampled_from([".mrk.json", ".fcsv", ".csv"]),
 )
 def test_any_labels_survive(tmp_path: Path, labels: list[str], seed: int, suffix: str) -> None:
     labels = list(dict.fromkeys(" ".join(label.split()) for label in labels))
@@ -198,6 +199,9 @@ def test_markups_of_other_programs(tmp_path: Path) -> None:
         ("a.mrk.json", "{}"),
         ("a.mrk.json", "[1, 2]"),
         ("a.mrk.json", '{"markups": [{"type": "Fiducial"'),
+        ("a.csv", "scan,measurement,value\nanna,N - Pg,12\n"),
+        ("a.csv", "label,x,y,z\nN,1,2,\n"),
+        ("a.csv", "label,x,y,z,coordinate_system\nN,1,2,3,LPS\nSn,1,2,3,RAS\n"),
         ("a.mrk.json", '{"markups": [{"type": "Line", "controlPoints": []}]}'),
         ("a.mrk.json", '{"markups": [{"type": "Fiducial", "controlPoints": [{"label": "N", "position": [1, 2]}]}]}'),
         (
@@ -334,7 +338,7 @@ def test_what_was_corrected_is_written_and_names_stay_names(tmp_path: Path) -> N
     write_landmarks(tmp_path / "a.mrk.json", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
     assert read_landmarks(tmp_path / "a.mrk.json").names == names
     write_landmarks(tmp_path / "a.csv", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
-    states = [line.rsplit(",", 1)[1] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+    states = [line.split(",")[-2] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
     assert states == ["defined", "corrected", "missing"]
 
 

@@ -695,6 +695,35 @@ def test_a_scan_in_metres_that_is_scaled_keeps_corrections_and_measurements(
     assert float(loaded.ui.measurementTable.item(row, 1).text()[:-3]) == pytest.approx(float(length[:-3]), abs=0.11)
 
 
+def test_an_exported_table_and_a_single_landmark_are_taken_up(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "anna.csv"
+    node = detected(loaded)
+    index = loaded._landmarks.index()
+    drag(loaded, node, index["Prn"], (3.0, 0.0, 0.0))
+    corrected = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+    loaded.exportLandmarks(str(path))
+    slicer.util.confirmYesNoDisplay = lambda *_, **__: True
+    loaded.ui.resetAllButton.click()
+    loaded.loadLandmarks(str(path))
+    np.testing.assert_allclose(slicer.util.arrayFromMarkupsControlPoints(node, world=True), corrected, atol=1e-6)
+    assert set(loaded._landmarks.states().values()) == {"corrected"}
+    loaded.ui.undoButton.click()
+    write_landmarks(path, read_landmarks(path).ordered(("Prn",)))
+    loaded.loadLandmarks(str(path))
+    states = loaded._landmarks.states()
+    assert states.pop("Prn") == "corrected" and set(states.values()) == {"detected"}
+    np.testing.assert_allclose(node.GetNthControlPointPositionWorld(index["Prn"]), corrected[index["Prn"]], atol=1e-6)
+
+
+def test_two_lists_with_landmarks_of_the_same_name_are_told_apart_from_damage(loaded: Any, tmp_path: Path) -> None:
+    path = tmp_path / "two.mrk.json"
+    detect_to(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**document, "markups": 2 * document["markups"]}), encoding="utf-8")
+    loaded.loadLandmarks(str(path))
+    assert "two points are called 'Tr'" in loaded.ui.statusLabel.text
+
+
 def test_landmarks_of_another_scan_are_refused(loaded: Any, tmp_path: Path) -> None:
     path = tmp_path / "ben.mrk.json"
     detect_to(path)

@@ -196,7 +196,9 @@ def measure(
     landmarks: Annotated[
         list[Path],
         typer.Argument(
-            metavar="LANDMARKS", help="Landmark files, perhaps corrected: .mrk.json, .fcsv or .txt.", show_default=False
+            metavar="LANDMARKS",
+            help="Landmark files, perhaps corrected: .mrk.json, .fcsv, .csv or .txt.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -235,7 +237,11 @@ def measure(
             if not as_json:
                 typer.echo(f"table      {output}")
     except OutputError as error:
-        _fail(str(error), as_json)
+        if not as_json:
+            _fail(str(error), as_json)
+        # What was measured is not lost with the table.
+        failed[str(output)] = str(error)
+        typer.echo(f"Error: {error}", err=True)
     if as_json:
         document = {
             "version": _version("palnet-landmarks"),

@@ -27,7 +27,7 @@ _SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 _FCSV_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
-_CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state")
+_CSV_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state", "coordinate_system")
 _NOT_ON_SCAN, _CORRECTED = "(not on the scan)", "(corrected)"
 #: Beside the markups of a ``.mrk.json``: what only holds as long as nobody moved a point. Slicer does not know it and
 #: leaves it out when it writes the file anew; with it stands by which positions it holds.
@@ -73,7 +73,8 @@ class LandmarkSet:
         if self.corrected is not None and len(self.corrected) != number:
             raise ValueError("labels and corrected must have the same length")
         if len(set(self.labels)) != number:
-            raise ValueError("labels must be unique")
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise ValueError(f"two points are called '{twice}'")
         if self.coordinate_system not in ("LPS", "RAS"):
             raise ValueError(f"unknown coordinate system {self.coordinate_system!r}")
         object.__setattr__(self, "labels", tuple(self.labels))
@@ -296,6 +297,7 @@ def _csv(landmarks: LandmarkSet) -> str:
                 *position,
                 f"{deviation[i]:.3f}" if deviation is not None and known else "",
                 _state(landmarks, i),
+                landmarks.coordinate_system,
             ]
         )
     return stream.getvalue()
@@ -324,11 +326,13 @@ def _one_line(text: str) -> str:
 
 
 def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
-    """Read landmarks from Slicer's ``.mrk.json`` (or ``.json``) and ``.fcsv``, or LAFAS's tab-separated ``.txt``.
+    """Read landmarks from Slicer's ``.mrk.json`` (or ``.json``) and ``.fcsv``, from this module's ``.csv``, or from
+    LAFAS's tab-separated ``.txt``.
 
     The points stay in the coordinate system of the file, which the result names; use
     :meth:`LandmarkSet.in_coordinate_system` to bring them into that of the scan. LAFAS files (``name<TAB>(x,y,z)`` on
-    every line) have none; their points are those of the scan's own file, taken as LPS like scans without a header.
+    every line) and older tables have none; their points are those of the scan's own file, taken as LPS like scans
+    without a header.
 
     Raises
     ------
@@ -336,11 +340,11 @@ def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
         If the file is missing, damaged, of another kind, or holds no points.
     """
     path = Path(path)
-    readers = {".json": _read_markups_json, ".fcsv": _read_fcsv, ".txt": _read_lafas}
+    readers = {".json": _read_markups_json, ".fcsv": _read_fcsv, ".csv": _read_csv, ".txt": _read_lafas}
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise UnreadableLandmarksError(
-            f"'{path.name}' is no landmark file of a known kind; save the landmarks as .mrk.json, .fcsv or .txt."
+            f"'{path.name}' is no landmark file of a known kind; save the landmarks as .mrk.json, .fcsv, .csv or .txt."
         )
     try:
         data = path.read_bytes()
@@ -465,6 +469,24 @@ def _read_fcsv(text: str) -> LandmarkSet:
         coordinate_system=system,
         names=tuple(_name(row.get("desc") or "") for row in rows),
     )
+
+
+def _read_csv(text: str) -> LandmarkSet:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    systems = {row.get("coordinate_system") or "LPS" for row in rows}
+    if len(systems) > 1:
+        raise ValueError("it has more than one coordinate system")
+    return LandmarkSet(
+        labels=tuple(row["label"] for row in rows),
+        points=np.array([_cells([row["x"], row["y"], row["z"]]) for row in rows]).reshape(-1, 3),
+        coordinate_system=systems.pop() if systems else "LPS",
+        names=tuple(row.get("name") or "" for row in rows),
+    )
+
+
+def _cells(cells: list[str]) -> list[float]:
+    """The position in three cells of a table, which are empty where the landmark has none."""
+    return _position(cells) if any(cells) else [math.nan] * 3
 
 
 def _read_lafas(text: str) -> LandmarkSet:

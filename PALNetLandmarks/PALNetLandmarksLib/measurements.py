@@ -22,7 +22,7 @@ from .reference import ReferenceFace
 from .resources import resource_path
 
 #: Landmarks that say how large a face is; fewer do not.
-_ENOUGH_LANDMARKS = 4
+ENOUGH_FOR_A_UNIT = 4
 #: Faces, children's too, are at most this much larger or smaller than the reference face; units differ by more.
 _MOST_SIZE_RATIO = 1.55
 
@@ -118,10 +118,10 @@ def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: st
     """
     known = {label: point for label, point in zip(landmarks.labels, landmarks.points) if np.isfinite(point).all()}
     common = [label for label in reference.labels if label in known]
-    if len(common) < _ENOUGH_LANDMARKS:
+    if len(common) < ENOUGH_FOR_A_UNIT:
         raise UnknownUnitError(
             f"'{name}' has {len(common)} of the {len(reference.labels)} known landmarks, too few to tell its unit of "
-            "length; say it (--unit)."
+            "length; say it (--unit), or in 3D Slicer detect landmarks on the scan before you load these."
         )
     mean = np.array([reference.landmarks[reference.labels.index(label)] for label in common])
     scale = fit_similarity(np.array([known[label] for label in common]), mean).scale

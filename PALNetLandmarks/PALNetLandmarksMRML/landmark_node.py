@@ -49,9 +49,16 @@ class LandmarkNode:
         return {label: float(known.get(label) or math.nan) for label in self.labels}
 
     @property
+    def unit(self) -> str | None:
+        """Unit of the scene's coordinates, ``None`` as long as nothing told it: Slicer knows millimetres alone, and a
+        file in metres loads as it is."""
+        unit = self.node.GetAttribute(UNIT_ATTRIBUTE)
+        return unit if unit in UNITS else None
+
+    @property
     def unit_mm(self) -> float:
-        """Millimetres per unit of the scene: Slicer knows millimetres alone; a file in metres loads as it is."""
-        return UNITS.get(self.node.GetAttribute(UNIT_ATTRIBUTE) or "mm", 1.0)
+        """Millimetres per unit of the scene."""
+        return UNITS[self.unit or "mm"]
 
     def landmarks(self) -> PlacedLandmarks:
         """The landmarks as they stand, in the node's own coordinates (RAS mm under its parent transform)."""

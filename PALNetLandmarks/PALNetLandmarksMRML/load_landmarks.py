@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, read_landmarks
-from PALNetLandmarksLib.measurements import unit_of_landmarks
+from PALNetLandmarksLib.measurements import ENOUGH_FOR_A_UNIT, unit_of_landmarks
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.surface import SurfaceLocator
@@ -46,13 +46,16 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
         ((_median_distance(locator, candidate), candidate) for candidate in (in_world, of_file)),
         key=lambda found: found[0],
     )
-    unit = unit_of_landmarks(placed, load_reference(), path.name)
+    landmarks = find_landmark_node(source, segment_id)
+    # Few landmarks are no face whose size would tell the unit, but an earlier detection has told it.
+    told = landmarks.unit if landmarks and placed.defined.sum() < ENOUGH_FOR_A_UNIT else None
+    unit = told or unit_of_landmarks(placed, load_reference(), path.name)
     if off * UNITS[unit] > OFF_THE_SCAN_BEYOND_MM:
         raise UnreadableLandmarksError(
             f"The landmarks of '{path.name}' do not lie on '{raw.name}' (half of them are more than "
             f"{off * UNITS[unit]:.1f} mm away); choose the file that belongs to this scan."
         )
-    landmarks = find_landmark_node(source, segment_id) or add_landmark_node(source, segment_id, raw.name)
+    landmarks = landmarks or add_landmark_node(source, segment_id, raw.name)
     landmarks.adopt(placed, unit)
     return landmarks
 
