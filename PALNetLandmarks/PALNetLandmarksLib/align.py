@@ -26,6 +26,7 @@ from .errors import NotAFaceError, UnknownUnitError
 from .face_evidence import EvidenceTarget, FaceEvidence, evidence_weights, face_evidence, load_face_shape
 from .icp import icp
 from .mesh import TriangleMesh
+from .outer_surface import outer_samples
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
@@ -42,8 +43,12 @@ LEAST_VERTICES = 2000
 LEAST_FITNESS = 0.52
 #: Least share of the middle of the face that must be there: a little less than half a face.
 LEAST_COVERAGE = 0.35
-#: Below this fitness the search goes on with the borders of the scan, where half noses are.
+#: Below this fitness the search goes on: with the borders of the scan, where half noses are, and then without what lies
+#: inside the head.
 _SURE_FITNESS = 0.7
+#: Share of the samples that is seen from outside, below which there is something inside (single surfaces: 0.98 or more;
+#: skin from CT: 0.43 to 0.76).
+_ALL_OUTSIDE = 0.9
 #: Noses of two faces are further apart than this.
 _APART_MM = 70.0
 _NEIGHBOURHOOD_MM = 190.0
@@ -117,16 +122,15 @@ def align_stepwise(
     units = _plausible_units(samples, mesh.name, unit)
     yield
     target = _Target.of(reference)
-    searched = []
-    for name in units:
+    searched = yield from _search_units(samples, units, target)
+    if _best_fitness(searched) < _SURE_FITNESS:
         yield
-        searched.append(_search(samples, UNITS[name], target))
-    if max(found.evidence.fitness[0] for found in searched) < _SURE_FITNESS:
-        for index, found in enumerate(searched):
-            yield
-            searched[index] = _search_borders(found, target)
+        outer = outer_samples(samples)
+        if len(outer.points) < _ALL_OUTSIDE * len(samples.points):
+            without_inside = yield from _search_units(outer, units, target)
+            searched = [max(pair, key=lambda found: found.fitness) for pair in zip(searched, without_inside)]
     yield
-    best = max(range(len(units)), key=lambda index: searched[index].evidence.fitness[0])
+    best = max(range(len(units)), key=lambda index: searched[index].fitness)
     found, mm_per_unit = searched[best], UNITS[units[best]]
     pose, evidence = _settle(found, target, 0)
     fitness = float(np.clip(evidence.fitness[0], 0, 1))
@@ -251,6 +255,28 @@ class _Found:
     surface: CoarseSurface
     even: Array
     dense: Array
+
+    @property
+    def fitness(self) -> float:
+        """Of the best pose."""
+        return float(self.evidence.fitness[0])
+
+
+def _search_units(samples: SurfaceSamples, units: list[str], target: _Target) -> Generator[None, None, list[_Found]]:
+    """What is found in each unit; the borders of the scan are searched only if no face is seen within."""
+    searched = []
+    for name in units:
+        yield
+        searched.append(_search(samples, UNITS[name], target))
+    if _best_fitness(searched) < _SURE_FITNESS:
+        for index, found in enumerate(searched):
+            yield
+            searched[index] = _search_borders(found, target)
+    return searched
+
+
+def _best_fitness(searched: list[_Found]) -> float:
+    return max(found.fitness for found in searched)
 
 
 def _search(samples: SurfaceSamples, mm_per_unit: float, target: _Target) -> _Found:
