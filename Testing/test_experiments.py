@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_every_subject_is_tested_once_and_never_on_both_sides(count: int, folds:
             assert not set(fold.validation) & {*fold.training, *fold.test}
             assert len(fold.training) + len(fold.validation) + len(fold.test) == count
     assert made == make_folds(names[::-1], folds, protocol, seed)
+
+
+def test_scans_without_a_face_are_tested_but_teach_nothing() -> None:
+    names = [f"S{i}" for i in range(12)]
+    for protocol in ("strict", "paper"):
+        whole = make_folds(names, 3, protocol, 0)
+        fold = whole[0]
+        faceless = {fold.validation[0], fold.training[0], *(fold.validation if protocol == "strict" else ())}
+        made = make_folds(names, 3, protocol, 0, faceless)
+        assert [fold.test for fold in made] == [fold.test for fold in whole]
+        for fold in made:
+            assert fold.training and fold.validation
+            assert not faceless & {*fold.training, *fold.validation}
+    with pytest.raises(ValueError, match="Too few scans are usable for training"):
+        make_folds(names, 3, "strict", 0, names[:11])
 
 
 def test_too_few_subjects_are_said() -> None:
@@ -138,6 +154,23 @@ def test_one_landmark_moved_shows_in_its_row_its_distances_and_its_angle(tmp_pat
     assert float(angles.loc["T_R - N - T_L", "PAL-Net as published deg"]) == 0
     assert len(angles) == 10
     assert tables.table_1(results, tmp_path).iloc[0]["above 10 mm %"] == "2.00"  # 1 of 50
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_method_whose_faces_are_all_refused_does_not_stop_the_report(tmp_path: Path) -> None:
+    for name, offset in (("template", 1.0), ("pal-net", np.nan)):
+        for number, fold in enumerate(results_with(np.full((len(LABELS), 3), offset), name).predictions):
+            if name == "template" and number == 1:
+                fold = replace(fold, points=fold.points * np.nan, refused=dict.fromkeys(fold.names, "no face"))
+            (tmp_path / name).mkdir(exist_ok=True)
+            fold.save(tmp_path / name / f"fold-{number}.npz")
+    facts = {"data": "d", "subjects": 12, "folds": 2, "protocol": "strict", "seed": 0, "commit": "c", "command": "x"}
+    report.write_report(tmp_path, tmp_path / "report", facts)
+    text = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    assert "PAL-Net as published placed no landmarks: all its test subjects were refused." in text
+    row = json.loads((tmp_path / "report" / "tables.json").read_text(encoding="utf-8"))["table_1"][0]
+    assert (row["method"], row["point mm"], row["refused"]) == ("Mean landmarks, projected", "1.732 ± 0.000", 6)
+    assert (tmp_path / "report" / "figure-6.png").exists()
 
 
 def test_table_7_leaves_the_rims_of_the_ears_out(tmp_path: Path) -> None:

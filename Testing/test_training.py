@@ -34,7 +34,9 @@ from training.folder import (  # noqa: E402
     find_subjects,
     mean_landmarks,
     reference_with,
+    scheme_of,
     split_names,
+    without_rare,
 )
 from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
@@ -313,6 +315,18 @@ def test_height_map_network_learns_other_landmarks(laboratory, aligned, tmp_path
     np.testing.assert_allclose(reference.landmarks, weights.fact("mean_landmarks"), atol=1e-3)
 
 
+def test_a_misspelt_label_in_one_file_does_not_make_another_scheme() -> None:
+    labels, said = list(load_scheme().labels), []
+    first = LandmarkSet(tuple(labels[7:]), np.zeros((43, 3)))  # a scan that does not show all of them
+    misspelt = LandmarkSet(("Pronasal", *labels[4:]), np.zeros((47, 3)))
+    whole = LandmarkSet(tuple(labels[::-1]), np.zeros((50, 3)))
+    sets = [first, misspelt, whole, whole]
+    scheme = scheme_of(sets, "lab")
+    assert scheme.labels == (*labels, "Pronasal")
+    assert without_rare(scheme, sets, said.append).landmarks == load_scheme().landmarks
+    assert len(said) == 1 and "'Pronasal' is left out: it is defined on 1 of 4 subjects" in said[0]
+
+
 def test_counterparts_of_the_bundled_landmarks_are_found_from_where_they_lie():
     reference = load_reference()
     assert counterparts(reference.landmarks) == load_scheme().mirrored
@@ -399,7 +413,7 @@ def test_finetuning_goes_on_from_weights_older_than_the_parts_across_landmarks(p
     assert (trained.fact("config")["mixing"], trained.fact("config")["joint"]) == (0, 0)
     metadata["config"]["width"] += 4
     write_weights(old, task.build().to_arrays(), metadata, "old", {})
-    with pytest.raises(SystemExit, match="another network's settings"):
+    with pytest.raises(SystemExit, match="has other settings"):
         run_trainer(pool, tmp_path / "b", "--validation", str(pool), "--finetune", str(old), config=HEIGHT_MAPS)
 
 

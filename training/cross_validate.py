@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
+from rich.markup import escape
 
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
@@ -37,7 +39,16 @@ from .experiments.methods import (
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, write_report
-from .folder import AlignedScan, Subject, align_scans, find_subjects, read_landmark_files, scheme_of
+from .folder import (
+    AlignedScan,
+    Subject,
+    TrainingDataError,
+    align_scans,
+    find_subjects,
+    read_landmark_files,
+    scheme_of,
+    without_rare,
+)
 from .model_card import commit
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
@@ -52,20 +63,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(a)
     except (LandmarkingError, ValueError) as error:
         sys.exit(f"Error: {error}")
+    except subprocess.CalledProcessError:
+        sys.exit("Error: a training failed for the reason above; mend it and give the same command again to go on.")
 
 
 def run(a: argparse.Namespace) -> None:
     """Train and test every method on every fold that is asked for."""
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
-    for name, reason in {**left_out, **unreadable}.items():
-        _console.print(f"[bold red]Left out:[/] {name}: {reason}", highlight=False)
+    _say("Left out", {**left_out, **unreadable})
     subjects = {subject.name: subject for subject in found if subject.name in sets}
     if a.threads:
         torch.set_num_threads(a.threads)
     names = sorted(subjects)[: a.limit]
-    labels = scheme_of([sets[name] for name in names], a.data.name).labels
-    folds = make_folds(names, a.folds, a.protocol, a.seed)
+    chosen = [sets[name] for name in names]
+    labels = without_rare(scheme_of(chosen, a.data.name), chosen, _warn).labels
+    _, refused = align_scans(
+        [subjects[name] for name in names], sets, labels, load_reference(), a.output / "alignments", workers=2
+    )
+    # What the landmark file says cannot be tested against; a scan that is not aligned counts as refused in the tests.
+    wrong = {name: str(error) for name, error in refused.items() if isinstance(error, TrainingDataError)}
+    _say("Left out", wrong)
+    names = [name for name in names if name not in wrong]
+    folds = make_folds(names, a.folds, a.protocol, a.seed, refused)
     settings = {
         "data": a.data.resolve().name,
         "subjects": len(names),
@@ -97,11 +117,21 @@ def run(a: argparse.Namespace) -> None:
             predictions = predict_subjects(
                 predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title
             )
+            _say("Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
             _note_commit(a.output, result)
             _report(facts, a)
     _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
+
+
+def _say(what: str, reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        _console.print(f"[bold red]{what}:[/] {escape(name)}: {escape(reason)}", highlight=False)
+
+
+def _warn(message: str) -> None:
+    _console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
 
 
 def _prepare(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,32 +157,38 @@ def read_scheme(path: Path) -> LandmarkScheme:
 
 
 def scheme_of(sets: Iterable[LandmarkSet], name: str) -> LandmarkScheme:
-    """The landmarks that the training files name: in the first file's order, then those that only later ones have.
-
-    The bundled scheme, in its own order, if the labels are exactly its.
-    """
-    labels = tuple(dict.fromkeys(label for landmarks in sets for label in landmarks.labels))
+    """The landmarks that the training files name: the bundled scheme's in its order, then others as they come."""
+    named = dict.fromkeys(label for landmarks in sets for label in landmarks.labels)
     bundled = load_scheme()
-    if set(labels) == set(bundled.labels):
+    known = tuple(landmark for landmark in bundled.landmarks if landmark.label in named)
+    others = tuple(Landmark(label, label, "", "", "") for label in named if label not in bundled.labels)
+    if known == bundled.landmarks and not others:
         return bundled
-    return LandmarkScheme(name=name, landmarks=tuple(Landmark(label, label, "", "", "") for label in labels))
+    return LandmarkScheme(name=name, landmarks=known + others)
 
 
 def without_rare(
-    scheme: LandmarkScheme, sets: Iterable[LandmarkSet], warn: Callable[[str], None], least: int = LEAST_SUBJECTS
+    scheme: LandmarkScheme, sets: Collection[LandmarkSet], warn: Callable[[str], None], least: int | None = None
 ) -> LandmarkScheme:
     """``scheme`` without the landmarks that fewer than ``least`` of ``sets`` define; says which.
+
+    By default that is three, and half of the sets where they are so few.
 
     Raises
     ------
     TrainingDataError
         If none is left.
     """
+    if least is None:
+        least = min(LEAST_SUBJECTS, max(1, len(sets) // 2))
     counts = Counter(label for landmarks in sets for label, there in zip(landmarks.labels, landmarks.defined) if there)
     kept = tuple(landmark for landmark in scheme.landmarks if counts[landmark.label] >= least)
     for landmark in scheme.landmarks:
         if counts[landmark.label] < least:
-            warn(f"Landmark '{landmark.label}' is left out: only {counts[landmark.label]} training subjects have it.")
+            warn(
+                f"Landmark '{landmark.label}' is left out: it is defined on {counts[landmark.label] or 'none'} of "
+                f"{len(sets)} subjects to train on; if there should be more, check how it is spelt in the files."
+            )
     if not kept:
         raise TrainingDataError(f"No landmark is defined on {least} training subjects or more; add subjects.")
     return scheme if len(kept) == len(scheme) else replace(scheme, landmarks=kept)
@@ -221,25 +227,25 @@ def align_scans(
     unit: str | None = None,
     workers: int = 1,
     done: Callable[[str], None] = lambda name: None,
-) -> tuple[list[AlignedScan], dict[str, str]]:
+) -> tuple[list[AlignedScan], dict[str, LandmarkingError]]:
     """Align every scan by the library's own step; what it finds is kept in ``cache`` for the next run.
 
-    Returns the aligned scans and, for those refused, the reason.
+    Returns the aligned scans and, for those refused, the reason: a ``TrainingDataError`` where it is the landmark file.
     """
     cache.mkdir(parents=True, exist_ok=True)
 
-    def attempt(subject: Subject) -> AlignedScan | str:
+    def attempt(subject: Subject) -> AlignedScan | LandmarkingError:
         try:
             return _align(subject, sets[subject.name].ordered(labels), reference, cache, unit)
         except LandmarkingError as error:
-            return str(error)
+            return error.with_traceback(None)  # which would keep the scan in memory
         finally:
             done(subject.name)
 
     with ThreadPoolExecutor(workers) as executor:
         results = list(executor.map(attempt, subjects))
     aligned = [result for result in results if isinstance(result, AlignedScan)]
-    refused = {s.name: result for s, result in zip(subjects, results) if isinstance(result, str)}
+    refused = {s.name: result for s, result in zip(subjects, results) if isinstance(result, LandmarkingError)}
     return aligned, refused
 
 

@@ -155,7 +155,7 @@ def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
     """Weights to go on from; refused where they are for another network or other landmarks."""
     file = load_weights(path)
     metadata = task.metadata()
-    for key, what in (("architecture", "network"), ("config", "network's settings"), ("labels", "landmarks")):
+    for key, what in (("architecture", "another network"), ("labels", "other landmarks"), ("config", "other settings")):
         own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
         theirs = file.metadata.get(key, "null")
         theirs = theirs if isinstance(own, str) else json.loads(theirs)
@@ -164,7 +164,7 @@ def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
             own = {name: value for name, value in own.items() if value or name in theirs}
         if own != theirs:
             raise TrainingDataError(
-                f"'{path}' has another {what} than this run, so it cannot be the start of it; leave out --finetune."
+                f"'{path}' has {what} than this run, so it cannot be the start of it; leave out --finetune."
             )
     return {name: array.astype(np.float32) for name, array in file.arrays.items()}
 
@@ -351,8 +351,7 @@ def _open_scans(
     def warn(message: str) -> None:
         _console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
 
-    # A handful of subjects, as in a first try, cannot be asked for three examples of each.
-    scheme = without_rare(scheme, training, warn, min(3, max(1, len(training) // 2)))
+    scheme = without_rare(scheme, training, warn)
     scans: dict[str, list[AlignedScan]] = {}
     with _progress("align", sum(len(names[split]) for split in folders)) as advance:
         for split, folder in folders.items():
@@ -361,7 +360,7 @@ def _open_scans(
             scans[split], refused = align_scans(
                 chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
             )
-            left_out.update(refused)
+            left_out.update({name: str(error) for name, error in refused.items()})
     for split in ("training", "validation"):
         if not scans[split]:
             reasons = "; ".join(left_out.values())

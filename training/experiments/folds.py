@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,12 @@ class Fold:
     test: tuple[str, ...]
 
 
-def make_folds(names: Sequence[str], count: int, protocol: str, seed: int) -> list[Fold]:
+def make_folds(
+    names: Sequence[str], count: int, protocol: str, seed: int, only_tested: Collection[str] = ()
+) -> list[Fold]:
     """``count`` folds of ``names``, by a seeded shuffle; every name is in exactly one test fold.
+
+    ``only_tested``: names of which nothing can be learnt, as no face was found on the scan.
 
     Raises
     ------
@@ -53,6 +57,11 @@ def make_folds(names: Sequence[str], count: int, protocol: str, seed: int) -> li
             stopping = max(1, round(STOPPING_SHARE * len(others)))
             mixed = [others[i] for i in np.random.default_rng([seed, 8, number]).permutation(len(others))]
             validation, training = mixed[:stopping], mixed[stopping:]
+        training, validation = ([name for name in split if name not in only_tested] for split in (training, validation))
+        if not validation:
+            training, validation = training[1:], training[:1]
+        if not training:
+            raise ValueError("Too few scans are usable for training; give fewer --folds or add subjects.")
         folds.append(Fold(number, tuple(sorted(training)), tuple(sorted(validation)), tuple(sorted(test))))
     return folds
 

@@ -46,7 +46,8 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     facts : of the run: command, commit, seed, budget, cohort.
     published : JSON with the paper's own figures, shown as measured elsewhere on other data.
     """
-    results = tables.load_results(runs)
+    found = tables.load_results(runs)
+    results = tables.that_place(found)
     if not results:
         return
     report.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,8 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         "certainty": tables.certainty_table(main),
     }
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]
+    for name in found.keys() - results.keys():
+        parts += [f"{found[name].title} placed no landmarks: all its test subjects were refused.", ""]
     for name, table in made.items():
         if table is None:
             continue

@@ -70,6 +70,11 @@ def load_results(folder: Path) -> dict[str, Results]:
     return found
 
 
+def that_place(results: Mapping[str, Results]) -> dict[str, Results]:
+    """The methods that placed a landmark on any subject: one that is hardly trained has all of its faces refused."""
+    return {name: result for name, result in results.items() if np.isfinite(result.errors()).any()}
+
+
 def on_common_folds(results: Mapping[str, Results]) -> dict[str, Results]:
     """The same methods on the folds that all of them have; nothing where there is no such fold."""
     common = set.intersection(*(set(result.numbers) for result in results.values())) if results else set()
@@ -112,7 +117,7 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
         points, truth = result.stack("points")[:, keep], result.stack("truth")[:, keep]
         error = np.linalg.norm(points - truth, axis=2)
         distance = distance_errors(points, truth)
-        folds = [np.nanmean(error[result.fold == number]) for number in result.numbers]
+        folds = [_mean(error[result.fold == number]) for number in result.numbers]
         annotated = result.errors("annotated")[:, keep]
         failed, silent = failures(error, result.stack("missing")[:, keep], result.stack("deviations")[:, keep])
         epochs, seconds = _training(runs, result)
@@ -121,9 +126,9 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
                 "method": result.title,
                 "point mm": _mean_sd(error),
                 "distance mm": _mean_sd(distance),
-                "against annotations mm": f"{np.nanmean(annotated):.3f}",
+                "against annotations mm": f"{_mean(annotated):.3f}",
                 "SD of folds mm": f"{np.std(folds, ddof=1):.3f}" if len(folds) > 1 else "one fold",
-                f"above {GROSS_MM:.0f} mm %": f"{100 * failed / np.isfinite(error).sum():.2f}",
+                f"above {GROSS_MM:.0f} mm %": f"{100 * failed / max(1, np.isfinite(error).sum()):.2f}",
                 "of them silent": f"{silent} of {failed}",
                 "refused": sum(len(fold.refused) for fold in result.predictions),
                 "subjects": len(points),
@@ -159,12 +164,12 @@ def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
         if label in published:
             row["two annotations apart (published)"] = f"{published[label]:.2f}"
         if scatter[np.isfinite(scatter)].max(initial=0.0) > 0:
-            row["annotation off the truth"] = f"{np.nanmean(scatter[:, i]):.2f}"
+            row["annotation off the truth"] = f"{_mean(scatter[:, i]):.2f}"
         for result in results.values():
             error = result.errors()[:, i]
-            means = [np.nanmean(error[result.fold == number]) for number in result.numbers]
+            means = [_mean(error[result.fold == number]) for number in result.numbers]
             spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
-            row[result.title] = f"{np.nanmean(error):.2f}{spread}"
+            row[result.title] = f"{_mean(error):.2f}{spread}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -201,7 +206,7 @@ def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.
     if not groups:
         return None
     means = {
-        name: {group: float(np.nanmean(errors[:, chosen])) for group, chosen in groups.items()}
+        name: {group: float(_mean(errors[:, chosen])) for group, chosen in groups.items()}
         for name, errors in ((name, result.errors()) for name, result in results.items())
     }
     rows = []
@@ -256,22 +261,29 @@ def _measured(results: Mapping[str, Results], wanted: Sequence[Measurement]) -> 
         chosen = [index[label] for label in one.landmarks]
         known = one.of(first.stack("truth")[:, chosen])
         unit = one.unit
-        row = {"measure": one.name, f"true {unit}": f"{np.nanmean(known):.1f}"}
+        row = {"measure": one.name, f"true {unit}": f"{_mean(known):.1f}"}
         annotated = np.abs(one.of(first.stack("annotated")[:, chosen]) - known)
-        row[f"annotations {unit}"] = f"{np.nanmean(annotated):.2f}"
+        row[f"annotations {unit}"] = f"{_mean(annotated):.2f}"
         for result in results.values():
             known = one.of(result.stack("truth")[:, chosen])
             off = np.abs(one.of(result.stack("points")[:, chosen]) - known)
-            row[f"{result.title} {unit}"] = f"{np.nanmean(off):.2f}"
-            row[f"{result.title} %"] = f"{100 * np.nanmean(off / known):.2f}"
+            row[f"{result.title} {unit}"] = f"{_mean(off):.2f}"
+            row[f"{result.title} %"] = f"{100 * _mean(off / known):.2f}"
         rows.append(row)
     table = pd.DataFrame(rows)
     means = {column: f"{table[column].astype(float).mean():.2f}" for column in table.columns if column != "measure"}
     return pd.concat([table, pd.DataFrame([{"measure": "mean", **means}])], ignore_index=True)
 
 
+def _mean(values: Array) -> float:
+    """Of the values that are known; NaN if there is none, as where every subject of a fold was refused."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def _mean_sd(values: Array) -> str:
-    return f"{np.nanmean(values):.3f} ± {np.nanstd(values):.3f}"
+    known = values[np.isfinite(values)]
+    return f"{_mean(values):.3f} ± {known.std() if known.size else float('nan'):.3f}"
 
 
 def _training(runs: Path, result: Results) -> tuple[str, str]:
