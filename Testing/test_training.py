@@ -315,6 +315,28 @@ def test_height_map_network_learns_other_landmarks(laboratory, aligned, tmp_path
     np.testing.assert_allclose(reference.landmarks, weights.fact("mean_landmarks"), atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("batch_size=0", "'batch_size' of the recipe cannot be 0; give a whole number above zero"),
+        ("epochs=abc", "'epochs' of the recipe cannot be 'abc'; give a whole number above zero"),
+        ("weight_decay=-1", "'weight_decay' of the recipe cannot be -1; give a number"),
+        ("schedule=cosin", "'schedule' of the recipe cannot be 'cosin'; give plateau or cosine"),
+        ("lr=1", "the recipe has no setting 'lr'"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(change: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=said):
+        trainer.main(["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--set", change])
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_subjects_at_all_are_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        trainer.main(["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--limit", "0"])
+    assert "--limit: '0' is not a whole number of one or more" in capsys.readouterr().err
+
+
 def test_a_misspelt_label_in_one_file_does_not_make_another_scheme() -> None:
     labels, said = list(load_scheme().labels), []
     first = LandmarkSet(tuple(labels[7:]), np.zeros((43, 3)))  # a scan that does not show all of them

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
+from .arguments import at_least_one
 from .benchmarks.accuracy import measure_accuracy, measure_palnet
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_environment
@@ -83,14 +84,16 @@ def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  #
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="folder of the simulated captures (OUTPUT/captures)")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--captures", type=int, default=1000, help="for alignment (1000)")
-    parser.add_argument("--clinic-captures", type=int, default=200, help="for point-wise error (200)")
-    parser.add_argument("--poses", type=int, default=100, help="random poses of one scan (100)")
-    parser.add_argument("--repetitions", type=int, default=11, help="runs whose median is a time (11)")
+    parser.add_argument("--captures", type=at_least_one, default=1000, help="for alignment (1000)")
+    parser.add_argument("--clinic-captures", type=at_least_one, default=200, help="for point-wise error (200)")
+    parser.add_argument("--poses", type=at_least_one, default=100, help="random poses of one scan (100)")
+    parser.add_argument("--repetitions", type=at_least_one, default=11, help="runs whose median is a time (11)")
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
     parser.add_argument("--palnet", type=Path, help="weights of PAL-Net as published, for comparison")
     parser.add_argument("--registration", choices=("own", "fpfh-ransac"), default="own")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the rows that measure no time (2)")
+    parser.add_argument(
+        "--workers", type=at_least_one, default=2, help="processes of the rows that measure no time (2)"
+    )
     parser.add_argument("--seed", type=int, default=7)
     values = vars(parser.parse_args(arguments))
     only = values.pop("only")

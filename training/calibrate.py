@@ -21,6 +21,7 @@ import numpy as np
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights
 
+from .arguments import at_least_one
 from .benchmarks.accuracy import Measured, calibration_groups, measure_capture
 from .benchmarks.captures import make_captures
 from .benchmarks.work import spread_work
@@ -73,8 +74,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the simulated captures")
     parser.add_argument("--output", type=Path, required=True, help="the weights file to write; may be --weights itself")
     parser.add_argument("--version", required=True)
-    parser.add_argument("--captures", type=int, default=400)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--captures", type=at_least_one, default=400)
+    parser.add_argument("--workers", type=at_least_one, default=2)
     a = parser.parse_args()
     a.output.parent.mkdir(parents=True, exist_ok=True)
     captures = make_captures("clinic", a.captures, a.model, a.cache, a.workers, "validation")

@@ -27,6 +27,7 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 
 from .annotator import add_annotator_noise
+from .arguments import at_least_one
 from .prepared import prepare_scan, save_prepared
 from .simulation.capture import Capture, CaptureSimulator
 from .simulation.head import HeadModel, head_model_folder
@@ -151,8 +152,8 @@ def main() -> None:
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--split", choices=sorted(SPLITS), default="train")
-    parser.add_argument("--subjects", type=int, help="as many as the cohort has, if not given")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--subjects", type=at_least_one, help="as many as the cohort has, if not given")
+    parser.add_argument("--workers", type=at_least_one, default=2)
     parser.add_argument("--landmarks", choices=[".mrk.json", ".fcsv", ".txt"], default=".mrk.json", metavar="SUFFIX",
                         help="of the landmark files: .mrk.json, .fcsv or .txt (as LAFAS has them)")  # fmt: skip
     a = parser.parse_args()

@@ -24,6 +24,7 @@ from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 from rich.markup import escape
 
+from .arguments import at_least_one
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
@@ -204,7 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="of each training; 0: no limit")
     parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
-    parser.add_argument("--limit", type=int, help="this many subjects at most")
+    parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,11 @@ class Task(Protocol):
     def validate(self, network: Any) -> dict[str, float]: ...
 
 
+#: Settings of the recipe that name one of a few things, and those that are above zero; all other numbers may be zero.
+CHOICES = {"schedule": ("plateau", "cosine"), "precision": ("float32", "bfloat16", "float16", "auto")}
+ABOVE_ZERO = ("epochs", "batch_size", "learning_rate")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train. ``schedule``: ``"plateau"`` halves the rate after ``patience`` epochs without gain (published);
@@ -51,6 +56,11 @@ class Recipe:
     (bfloat16 would round coordinates in millimetres to half a millimetre).
     ``watched`` is the value of ``Task.validate`` that decides; smaller is better. Without weight decay the optimiser is
     Adam as published.
+
+    Raises
+    ------
+    ValueError
+        If a setting is of the wrong kind or out of range.
     """
 
     epochs: int = 300
@@ -67,6 +77,20 @@ class Recipe:
     precision: str = "float32"
     seed: int = 0
     watched: str = "error_mm"
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            name, value = setting.name, getattr(self, setting.name)
+            if isinstance(setting.default, str):
+                right = isinstance(value, str) and value in CHOICES.get(name, (value,))
+                wanted = " or ".join(CHOICES.get(name, ("a name",)))
+            else:
+                whole = isinstance(setting.default, int)
+                right = type(value) in ((int,) if whole else (int, float))
+                right = right and (0 < value < np.inf if name in ABOVE_ZERO else 0 <= value < np.inf)
+                wanted = f"a {'whole ' * whole}number{' above zero' * (name in ABOVE_ZERO)}"
+            if not right:
+                raise ValueError(f"'{name}' of the recipe cannot be {value!r}; give {wanted}.")
 
 
 def choose_device(name: str = "auto") -> torch.device:

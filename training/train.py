@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .arguments import at_least_one
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .folder import (
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--scheme", type=Path, help="JSON with the landmarks; by default those of the landmark files")
     parser.add_argument("--unit", choices=["mm", "cm", "m", "inch"], help="unit of the scans; by default found out")
-    parser.add_argument("--limit", type=int, help="train on this many subjects at most")
+    parser.add_argument("--limit", type=at_least_one, help="train on this many subjects at most")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
     parser.add_argument(
         "--minutes", type=float, default=0.0, help="for all epochs, of the processor's own time; 0: no limit"
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its own choice")
-    parser.add_argument("--workers", type=int, default=2, help="scans prepared at once")
+    parser.add_argument("--workers", type=at_least_one, default=2, help="scans prepared at once")
     parser.add_argument("--version", help="of the weights; by default the name of the run's folder")
     a = parser.parse_args(arguments)
     if a.threads:
@@ -135,7 +136,8 @@ def _run(a: argparse.Namespace) -> None:
 def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = {**config, "recipe": dict(config["recipe"])}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingDataError(f"'{path}' is no configuration ({error}); see training/configs.") from error
     known = {field.name: field for field in fields(Recipe)}
     for change in changes:
@@ -148,6 +150,10 @@ def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
     if unknown or config.get("network") not in ("pal-net", "height-map-net"):
         what = f"the recipe has no setting '{unknown[0]}'" if unknown else "its network is unknown"
         raise TrainingDataError(f"'{path}': {what}; see training/configs.")
+    try:
+        Recipe(**config["recipe"])
+    except ValueError as error:
+        raise TrainingDataError(str(error)) from error
     return config
 
 
