@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from scipy.spatial.transform import Rotation
 from test_training import person
@@ -23,6 +24,7 @@ from training import cross_validate
 from training.experiments import report, tables
 from training.experiments.folds import make_folds
 from training.experiments.landmark_shape_model import LandmarkShapeModel
+from training.experiments.methods import predictor_of_weights
 from training.experiments.predictions import Predictions
 from training.experiments.tables import Results
 from training.write_ply import write_ply
@@ -167,10 +169,19 @@ def test_a_method_whose_faces_are_all_refused_does_not_stop_the_report(tmp_path:
     facts = {"data": "d", "subjects": 12, "folds": 2, "protocol": "strict", "seed": 0, "commit": "c", "command": "x"}
     report.write_report(tmp_path, tmp_path / "report", facts)
     text = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
-    assert "PAL-Net as published placed no landmarks: all its test subjects were refused." in text
+    assert "PAL-Net as published placed none of these landmarks" in text
     row = json.loads((tmp_path / "report" / "tables.json").read_text(encoding="utf-8"))["table_1"][0]
     assert (row["method"], row["point mm"], row["refused"]) == ("Mean landmarks, projected", "1.732 ± 0.000", 6)
     assert (tmp_path / "report" / "figure-6.png").exists()
+
+
+def test_weights_are_compared_by_the_names_of_their_landmarks(resources: Path) -> None:
+    scan = read_scan(resources / "SampleScan.ply")
+    whole = predictor_of_weights(None, LABELS)(scan)
+    some = predictor_of_weights(None, ("Pg", "Wart", "Tr"))(scan)
+    assert np.array_equal(some.points[[0, 2]], whole.points[[LABELS.index("Pg"), LABELS.index("Tr")]])
+    assert np.array_equal(some.deviations[[0, 2]], whole.deviations[[LABELS.index("Pg"), LABELS.index("Tr")]])
+    assert np.isnan(some.points[1]).all() and some.missing.tolist() == [False, True, False]
 
 
 def test_table_7_leaves_the_rims_of_the_ears_out(tmp_path: Path) -> None:

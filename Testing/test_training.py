@@ -244,6 +244,21 @@ def test_run_goes_on_with_its_own_settings_only(laboratory, aligned, tmp_path):
     run_trainer(laboratory, tmp_path / "run", like=aligned, epochs=1)
     with pytest.raises(SystemExit, match="another recipe"):
         run_trainer(laboratory, tmp_path / "run", epochs=2, learning_rate=0.1)
+    with pytest.raises(SystemExit, match="another test"):
+        run_trainer(laboratory, tmp_path / "run", "--test", str(laboratory), epochs=2)
+
+
+def test_a_new_subject_shuffles_none_that_was_trained_on_into_the_test(laboratory, aligned, tmp_path):
+    folder, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(laboratory, folder)
+    run_trainer(folder, run, like=aligned, epochs=1)
+    for suffix in (".ply", ".fcsv"):
+        shutil.copy(folder / f"S01{suffix}", folder / f"S50{suffix}")
+    with pytest.raises(SystemExit, match="The subjects are not those that the run in"):
+        run_trainer(folder, run, epochs=2)
+    for suffix in (".ply", ".fcsv"):
+        (folder / f"S50{suffix}").unlink()
+    run_trainer(folder, run, epochs=2)
 
 
 def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
@@ -347,6 +362,18 @@ def test_a_misspelt_label_in_one_file_does_not_make_another_scheme() -> None:
     assert scheme.labels == (*labels, "Pronasal")
     assert without_rare(scheme, sets, said.append).landmarks == load_scheme().landmarks
     assert len(said) == 1 and "'Pronasal' is left out: it is defined on 1 of 4 subjects" in said[0]
+
+
+def test_subjects_with_too_few_landmarks_for_the_height_maps_are_named(laboratory, aligned, tmp_path):
+    folder, few = tmp_path / "data", {"S01": 2, "S04": 1}
+    shutil.copytree(laboratory, folder)
+    for name, count in few.items():
+        landmarks = read_landmarks(folder / f"{name}.fcsv")
+        points = np.where(np.arange(len(LABELS))[:, None] < count, landmarks.ordered(LABELS).points, np.nan)
+        write_landmarks(folder / f"{name}.fcsv", LandmarkSet(LABELS, points))
+    card = run_trainer(folder, tmp_path / "run", like=aligned, config=HEIGHT_MAPS, epochs=1)
+    for name, count in few.items():
+        assert f"'{name}.ply' has {count} of the landmarks; place three or more" in card["data"]["left_out"][name]
 
 
 def test_counterparts_of_the_bundled_landmarks_are_found_from_where_they_lie():

@@ -145,13 +145,13 @@ def _prepare(
 ) -> Predict:
     """Train ``method`` on a fold; what predicts."""
     if method.kind == "weights":
-        return predictor_of_weights(None, a.device)
+        return predictor_of_weights(None, labels, a.device)
     alignments = a.output / "alignments"
     run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
         weights = train_network(method, folders, run_folder, alignments, budget, a.device, a.threads, a.finetune)
-        return predictor_of_weights(weights, a.device)
+        return predictor_of_weights(weights, labels, a.device)
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
         return align_scans([subjects[name] for name in names], sets, labels, load_reference(), alignments, workers=2)[0]

@@ -250,10 +250,11 @@ def align_scans(
 
 
 def mean_landmarks(landmarks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean (L, 3) over subjects (L, 3) each, of every landmark over those that have it."""
+    """Mean (L, 3) over subjects (L, 3) each, of every landmark over those that have it; NaN if none has."""
     table = np.array(list(landmarks))
     known = np.isfinite(table).all(axis=2, keepdims=True)
-    return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
 
 
 def reference_with(reference: ReferenceFace, labels: tuple[str, ...], means: NDArray[np.float64]) -> ReferenceFace:

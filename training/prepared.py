@@ -50,9 +50,7 @@ def prepare_scan(
     ValueError
         If fewer than three landmarks are known (finite), or the scan has no surface in the region of interest.
     """
-    known = np.isfinite(landmarks).all(axis=1)
-    if known.sum() < 3:
-        raise ValueError(f"'{mesh.name}' has {known.sum()} landmarks with a position; at least 3 are needed.")
+    known = _known(landmarks, mesh.name)
     to_reference = fit_similarity(landmarks[known], reference.landmarks[known])
     return prepare_placed_scan(mesh, landmarks, visible, reference, to_reference)
 
@@ -69,8 +67,9 @@ def prepare_placed_scan(
     Raises
     ------
     ValueError
-        If the scan has no surface in the region of interest.
+        If fewer than three landmarks are known, or the scan has no surface in the region of interest.
     """
+    known = _known(landmarks, mesh.name)
     placed = mesh.with_points(to_reference.apply(mesh.points))
     samples = sample_region_of_interest(placed, reference)
     if not len(samples.points):
@@ -79,9 +78,17 @@ def prepare_placed_scan(
         points=np.clip(np.round(samples.points / STEP_MM), -32767, 32767).astype(np.int16),
         normals=np.round(samples.normals * 127).astype(np.int8),
         landmarks=to_reference.apply(landmarks).astype(np.float32),
-        visible=np.asarray(visible, dtype=bool) & np.isfinite(landmarks).all(axis=1),
+        visible=np.asarray(visible, dtype=bool) & known,
         size=1.0 / to_reference.scale,
     )
+
+
+def _known(landmarks: NDArray[np.float64], name: str) -> NDArray[np.bool_]:
+    """Which landmarks have a position; three are what it takes to tell how a face lies."""
+    known: NDArray[np.bool_] = np.isfinite(landmarks).all(axis=1)
+    if known.sum() < 3:
+        raise ValueError(f"'{name}' has {known.sum()} of the landmarks; place three or more, or remove it.")
+    return known
 
 
 def save_prepared(path: Path, scan: PreparedScan) -> None:

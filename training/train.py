@@ -186,6 +186,7 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
         "recipe": recipe,
         "data": str(a.data.resolve()),
         "validation": str(a.validation.resolve()) if a.validation else None,
+        "test": str(a.test.resolve()) if a.test else None,
         "limit": a.limit,
         "unit": a.unit,
         "scheme": a.scheme.read_text(encoding="utf-8") if a.scheme else None,
@@ -203,6 +204,19 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
     note.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
+def _check_same_subjects(folder: Path, splits: dict[str, list[str]]) -> None:
+    """A run goes on only with each subject on its side: one more scan would shuffle trained ones into the test."""
+    note = folder / "subjects.json"
+    if (folder / "checkpoint.pt").exists() and note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        if before != splits:
+            raise TrainingDataError(
+                f"The subjects are not those that the run in '{folder}' was trained and tested on; choose another "
+                "output folder, or put the scans back as they were to go on with it."
+            )
+    note.write_text(json.dumps(splits, indent=1), encoding="utf-8")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
 
@@ -212,6 +226,8 @@ def _build_task(config: dict[str, Any], recipe: Recipe, a: argparse.Namespace) -
     source = _open_source(config, recipe.seed, reference, a)
     for name, reason in source.left_out.items():
         _say_left_out(name, reason)
+    if source.scans:  # a pool may grow, and its new subjects go to no other side
+        _check_same_subjects(a.output, _splits(source))
     if config["network"] == "pal-net":
         return _palnet_task(config, recipe, reference, source, a)
     return _height_map_task(config, recipe, reference, source, a)
@@ -283,6 +299,7 @@ def _height_map_task(
                     files[split].append(file)
                 except (LandmarkingError, ValueError) as error:
                     source.left_out[scan.subject.name] = str(error)
+                    _say_left_out(scan.subject.name, str(error))
                 advance(scan.subject.name)
     source.files.update(files)
     task = HeightMapTask(

@@ -146,18 +146,24 @@ def train_network(
     return weights
 
 
-def predictor_of_weights(weights: Path | None, device: str = "cpu") -> Predict:
-    """The library's whole pipeline with a weights file; the bundled one if ``None``."""
+def predictor_of_weights(weights: Path | None, labels: tuple[str, ...], device: str = "cpu") -> Predict:
+    """The library's whole pipeline with a weights file; the bundled one if ``None``.
+
+    Gives the landmarks ``labels`` in that order, whatever the file's own are; unknown and missing where it lacks one.
+    """
     detector = LandmarkDetector.load(weights, device)
+    row = {label: i for i, label in enumerate(detector.labels)}
+    known = np.array([label in row for label in labels])
+    rows = [row[label] for label in labels if label in row]
 
     def predict(mesh: TriangleMesh) -> Prediction:
         detection = detector.detect(mesh)
-        return Prediction(
-            detection.points * UNITS[detection.unit],
-            detection.standard_deviation_mm,
-            detection.missing,
-            dict(detection.seconds),
-        )
+        points, deviations = np.full((len(labels), 3), np.nan), np.full(len(labels), np.nan)
+        points[known] = detection.points[rows] * UNITS[detection.unit]
+        deviations[known] = detection.standard_deviation_mm[rows]
+        missing = ~known
+        missing[known] = detection.missing[rows]
+        return Prediction(points, deviations, missing, dict(detection.seconds))
 
     return predict
 
@@ -165,7 +171,14 @@ def predictor_of_weights(weights: Path | None, device: str = "cpu") -> Predict:
 def predictor_of_template(scans: list[AlignedScan]) -> Predict:
     """The training subjects' mean landmarks at the size of the face, on the nearest vertices."""
     template = mean_landmarks(scan.landmarks / scan.face_scale for scan in scans)
-    return _after_alignment(lambda points, scale: place_initial_landmarks(template * scale, points))
+    known = np.isfinite(template).all(axis=1)
+
+    def place(points: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        placed = np.full_like(template, np.nan)
+        placed[known] = place_initial_landmarks(template[known] * scale, points)
+        return placed
+
+    return _after_alignment(place)
 
 
 def predictor_of_shape_model(scans: list[AlignedScan]) -> Predict:

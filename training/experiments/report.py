@@ -67,7 +67,10 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     }
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]
     for name in found.keys() - results.keys():
-        parts += [f"{found[name].title} placed no landmarks: all its test subjects were refused.", ""]
+        parts += [
+            f"{found[name].title} placed none of these landmarks: it knows none of them, or all faces were refused.",
+            "",
+        ]
     for name, table in made.items():
         if table is None:
             continue
