@@ -201,8 +201,10 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _initializeParameterNode(self):
         self._setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.source:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLModelNode")
-            if first is not None and not first.GetHideFromEditors():
+            # The first models of a scene are Slicer's own, hidden: they show the slices in 3D.
+            models = slicer.util.getNodesByClass("vtkMRMLModelNode")
+            first = next((model for model in models if not model.GetHideFromEditors()), None)
+            if first is not None:
                 self._parameterNode.source = first
 
     def _setParameterNode(self, parameterNode):
@@ -272,6 +274,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.weightsSelector.currentPath = parameters.weights
         self._follow(self.logic.landmarksOf(*self._source()) if source else None)
         self._applyDisplay()
+        self._showGroups()
 
     def _showSegments(self, source):
         """List the segments where the input is a segmentation."""
@@ -603,6 +606,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Remember a step of ``landmarks``; ``new``: a detection has just made them."""
         from PALNetLandmarksMRML.landmark_history import LandmarkHistory
 
+        landmarks.describe()
         history = self._histories.get(landmarks.node.GetID())
         if (
             history is None or history.landmarks.node is not landmarks.node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,26 @@ def test_cancel_answers_at_once_and_ends_the_process(sample: TriangleMesh) -> No
 def test_its_errors_are_those_of_the_detector(sample: TriangleMesh) -> None:
     with pytest.raises(UnreadableScanError, match=r"'empty' holds no points"):
         finish(detect_in_background(np.zeros((0, 3)), sample.triangles[:0], Job("empty"), start_process))
+
+
+def test_what_went_wrong_reaches_the_log_though_nobody_reads_the_pipe(
+    sample: TriangleMesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Slicer starts processes."""
+    processes: list[subprocess.Popen[Any]] = []
+
+    def launch(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(
+            list(arguments), env={**os.environ, **changes}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        processes.append(process)
+        return process
+
+    with pytest.raises(BackgroundError, match="details are in the log"):
+        finish(detect_in_background(sample.points, sample.triangles, Job("anna", surface="nowhere"), launch))
+    assert "Traceback" in caplog.text and "nowhere" in caplog.text
+    with processes[0].stdout as pipe:
+        assert pipe.read() == b""
 
 
 def test_a_process_that_dies_is_said(sample: TriangleMesh) -> None:

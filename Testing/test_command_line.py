@@ -243,6 +243,26 @@ def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
     assert (folder / "anna.csv").read_text() == "older result"
 
 
+def test_a_write_that_fails_half_way_brings_back_what_was_there(run, write_egg, tmp_path, monkeypatch):
+    scan = write_egg("anna.obj")
+    assert run("detect", "-o", tmp_path / "out", scan).exit_code == 0
+    for name in ("anna.mrk.json", "anna.csv", "anna.png"):
+        (tmp_path / "out" / name).write_text(f"the user's {name}")
+    real = Path.replace
+
+    def replace(self, target):
+        if Path(target) == tmp_path / "out" / "anna.png" and "before-" not in self.name:
+            raise PermissionError(13, "The file is open in another program")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    result = run("detect", "-o", tmp_path / "out", scan, "--overwrite")
+    assert result.exit_code == 1 and "open in another program" in result.stderr
+    assert names_in(tmp_path / "out") == ["anna.csv", "anna.mrk.json", "anna.png"]
+    for name in ("anna.mrk.json", "anna.csv", "anna.png"):
+        assert (tmp_path / "out" / name).read_text() == f"the user's {name}"
+
+
 def test_corrected_landmarks_are_not_overwritten_unasked(run, write_egg, tmp_path):
     scan = write_egg("anna.obj")
     assert run("detect", "-o", tmp_path, scan).exit_code == 0

@@ -83,3 +83,18 @@ def test_corrections_follow_a_scan_that_was_moved(unit_mm: float) -> None:
     np.testing.assert_array_equal(placed.moved_with_scan(detected + 1.0 / unit_mm, unit_mm), now)
     elsewhere = detected + rng.normal(0, 8.0 / unit_mm, detected.shape)
     np.testing.assert_array_equal(placed.moved_with_scan(elsewhere, unit_mm), now)
+
+
+def test_with_the_same_weights_a_small_movement_of_the_scan_is_followed() -> None:
+    rng = np.random.default_rng(2)
+    now = POINTS.copy()
+    now[7] += 6.0
+    placed = PlacedLandmarks(now, POINTS, UNLOCKED)
+    shift = np.array([1.5, -1.0, 0.8])
+    again = POINTS + shift + rng.normal(0, 0.05, POINTS.shape)
+    assert np.linalg.norm(placed.moved_with_scan(again, 1.0, same_weights=True)[7] - now[7] - shift) < 0.1
+    # Other weights may well differ by that much on a scan that stands still.
+    np.testing.assert_array_equal(placed.moved_with_scan(again, 1.0), now)
+    # So may other points of the surface with the same weights, each its own way.
+    vertices = POINTS + rng.normal(0, 0.5, POINTS.shape)
+    np.testing.assert_array_equal(placed.moved_with_scan(vertices, 1.0, same_weights=True), now)

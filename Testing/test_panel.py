@@ -30,6 +30,7 @@ import harness
 from PALNetLandmarksLib.certainty import certainty_class
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
+from PALNetLandmarksLib.mesh import TriangleMesh
 
 MODULE = Path(__file__).resolve().parents[1] / "PALNetLandmarks"
 
@@ -231,6 +232,48 @@ def test_searching_and_hiding_groups(loaded: Any) -> None:
     assert hidden == {f"{stem}_{side}" for stem in ("T", "Pra", "Sa", "Pa", "Sba") for side in "RL"}
 
 
+def test_hidden_groups_stay_hidden_on_another_scan(loaded: Any) -> None:
+    first = loaded._parameterNode.source
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    loaded._parameterNode.source = add_model(
+        TriangleMesh(np.array(slicer.util.arrayFromModelPoints(first)), triangles_of(first)), "other"
+    )
+    loaded.ui.detectButton.click()
+    wait(loaded)
+    ears = [i for i in range(50) if loaded._landmarks.node.GetNthControlPointLabel(i).startswith("Sa_")]
+    loaded.ui.earsCheckBox.click()
+    loaded._parameterNode.source = first
+    for checked in (False, True):
+        assert loaded.ui.earsCheckBox.checked == checked
+        assert [loaded._landmarks.node.GetNthControlPointVisibility(i) for i in ears] == [checked] * 2
+        loaded.ui.earsCheckBox.click()
+
+
+def test_the_models_of_the_slice_views_are_no_scan(panel: Any) -> None:
+    """Slicer puts them into every scene, before any scan."""
+    hidden = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Red Volume Slice")
+    hidden.SetHideFromEditors(True)
+    scan = panel.logic.loadSample()
+    panel._parameterNode.source = None
+    panel._initializeParameterNode()
+    assert panel._parameterNode.source is scan
+
+
+def test_what_slicer_saves_says_which_landmarks_were_corrected(loaded: Any) -> None:
+    node = detected(loaded)
+    index = loaded._landmarks.index()["Pg"]
+    assert node.GetNthControlPointDescription(index).startswith("Pogonion ± ")
+    drag(loaded, node, index, (3.0, 0.0, 0.0))
+    assert node.GetNthControlPointDescription(index) == "Pogonion (corrected)"
+    loaded.ui.undoButton.click()
+    assert node.GetNthControlPointDescription(index).startswith("Pogonion ± ")
+    other = loaded._landmarks.index()["Prn"]
+    node.UnsetNthControlPointPosition(other)
+    loaded._updateTable()
+    assert node.GetNthControlPointDescription(other) == "Pronasale (corrected)"
+
+
 def test_a_misspelt_property_is_an_error(panel: Any) -> None:
     with pytest.raises(AttributeError):
         panel.ui.detectButton.txet = "Detect"
@@ -330,8 +373,6 @@ def on_surface(node: Any, source: Any) -> np.ndarray:
 
 
 def test_no_piece_of_a_detection_works_longer_than_the_window_may_freeze(loaded: Any) -> None:
-    from PALNetLandmarksLib.mesh import TriangleMesh
-
     scan = loaded._parameterNode.source
     mesh = TriangleMesh(np.array(slicer.util.arrayFromModelPoints(scan)), triangles_of(scan))
     while len(mesh.points) < 100_000:
@@ -400,8 +441,6 @@ def test_undo_brings_a_deleted_landmark_back(loaded: Any) -> None:
 
 
 def test_undo_leaves_other_scans_alone(loaded: Any) -> None:
-    from PALNetLandmarksLib.mesh import TriangleMesh
-
     first = loaded._parameterNode.source
     node = detected(loaded)
     loaded._parameterNode.source = add_model(
@@ -460,6 +499,18 @@ def test_a_landmark_is_snapped_where_model_and_landmarks_are_transformed(loaded:
     drag(loaded, node, index, (70.0, 0.0, 0.0))
     assert on_surface(node, source)[index] < 1e-3
     assert 60 < np.linalg.norm(np.array(node.GetNthControlPointPositionWorld(index)) - before) < 80
+
+
+def test_a_landmark_is_snapped_to_the_surface_as_it_is_now(loaded: Any) -> None:
+    """Editing the points of a model is no change of its node."""
+    source = loaded._parameterNode.source
+    node = detected(loaded)
+    index = loaded._landmarks.index()["Pg"]
+    drag(loaded, node, index, (3.0, 2.0, 0.0))
+    slicer.util.arrayFromModelPoints(source)[:] += (0.0, 15.0, 0.0)
+    slicer.util.arrayFromModelPointsModified(source)
+    drag(loaded, node, index, (0.0, 15.0, 1.0))
+    assert on_surface(node, source)[index] < 1e-3
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".off", ".ply", ".stl", ".obj"])

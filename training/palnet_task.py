@@ -1,7 +1,7 @@
 """Training PAL-Net as published: patches cut once by the library's own steps, kept in memory-mapped arrays.
 
-Two sources give the same arrays: scans that the library has aligned (``patches_of_scans``), and pools of prepared scans
-(``patches_of_pool``), where the error of a registration is simulated.
+Two sources give the same arrays: scans that the library has aligned (``examples_of_scans``), and pools of prepared
+scans (``examples_of_pool``), where the error of a registration is simulated.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ folder, ends the process within a fraction of a second, wherever it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -38,7 +40,7 @@ MOST_POINTS_IN_FOREGROUND = 300_000
 #: (arguments, changes to the environment) -> process; ``subprocess`` or Slicer's own way to start one.
 Launch = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[Any]"]
 
-_CANCEL, _STEP, _RESULT, _ERROR = "cancel", "step", "detection.npz", "error.json"
+_CANCEL, _STEP, _RESULT, _ERROR, _LOG = "cancel", "step", "detection.npz", "error.json", "log.txt"
 _ARRAYS = ("points", "standard_deviation_mm", "missing", "rigid_transform")
 
 
@@ -149,16 +151,33 @@ def _result(folder: Path, name: str) -> Detection:
         if (folder / _ERROR).exists():
             said = json.loads((folder / _ERROR).read_text(encoding="utf-8"))
             kind = getattr(errors, said["kind"], BackgroundError)
+            if kind is BackgroundError:
+                _pass_log_on(folder)
             raise kind(said["sentence"])
         with np.load(folder / _RESULT) as arrays:
             facts = json.loads(str(arrays["facts"]))
             content = {key: arrays[key] for key in _ARRAYS}
     except (OSError, ValueError, KeyError) as error:
+        _pass_log_on(folder)
         raise BackgroundError(
             f"The detection on '{name}' ended without a result, perhaps for want of memory; reduce the number of the "
             "scan's points."
         ) from error
     return Detection(**content, **{**facts, "labels": tuple(facts["labels"]), "warnings": tuple(facts["warnings"])})
+
+
+def _pass_log_on(folder: Path) -> None:
+    """Into this process's log goes what the other had to say before it failed."""
+    with contextlib.suppress(OSError):
+        logging.getLogger(__name__).error((folder / _LOG).read_text(encoding="utf-8", errors="replace"))
+
+
+def _write_log(folder: Path) -> None:
+    """All output of this process goes to a file: it may have been started with a pipe that nobody reads."""
+    with (folder / _LOG).open("wb") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
 
 
 def _work(folder: Path) -> None:
@@ -184,6 +203,7 @@ def _watch(folder: Path) -> None:
 def main() -> None:
     """Do the job in the folder that the command line names."""
     folder = Path(sys.argv[1])
+    _write_log(folder)
     threading.Thread(target=_watch, args=[folder], daemon=True).start()
     try:
         _work(folder)

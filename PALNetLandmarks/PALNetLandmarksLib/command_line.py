@@ -467,7 +467,6 @@ def _write(
     from .landmark_files import write_landmarks
 
     landmarks = _landmark_set(detection)
-    moved: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".palnet-", dir=folder) as temporary:
@@ -493,18 +492,32 @@ def _write(
                         f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
                         "another folder with -o, or add --overwrite to replace it."
                     )
-            for path, target in zip(made, targets):
-                path.replace(target)
-                moved.append(target)
+            _move_together(made, targets, Path(temporary))
     except OSError as error:
-        for target in moved:
-            target.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise OutputError(
             f"The results for '{detection.scan_name}' cannot be written to '{folder}' ({reason}); "
             "choose another folder with -o or free some space."
         ) from error
-    return tuple(moved)
+    return tuple(targets)
+
+
+def _move_together(made: Sequence[Path], targets: Sequence[Path], temporary: Path) -> None:
+    """Put files in their places, all of them or none; what was there before goes only when all stand."""
+    done: list[tuple[Path, Optional[Path]]] = []
+    try:
+        for path, target in zip(made, targets):
+            before = temporary / f"before-{target.name}" if target.exists() else None
+            if before is not None:
+                target.replace(before)
+            done.append((target, before))
+            path.replace(target)
+    except OSError:
+        for target, before in done:
+            target.unlink(missing_ok=True)
+            if before is not None:
+                before.replace(target)
+        raise
 
 
 def _landmark_set(detection: "Detection") -> "LandmarkSet":

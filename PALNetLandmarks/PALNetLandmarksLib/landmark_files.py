@@ -188,17 +188,26 @@ def write_atomically(path: Union[str, Path], data: bytes) -> None:
             temporary.unlink()
 
 
-def _description(landmarks: LandmarkSet, index: int) -> str:
-    name = landmarks.names[index] if landmarks.names else ""
-    deviation = landmarks.standard_deviation_mm
-    note = ""
-    if landmarks.corrected is not None and landmarks.corrected[index]:
+def description(name: str, corrected: bool, defined: bool, standard_deviation_mm: float) -> str:
+    """What is said of a landmark in its description: its name, and what is to be thought of its position.
+
+    A corrected landmark is the user's, whose scatter nobody knows. ``standard_deviation_mm`` may be NaN.
+    """
+    note = f"± {standard_deviation_mm:.1f} mm" if math.isfinite(standard_deviation_mm) else ""
+    if corrected:
         note = _CORRECTED
-    elif not landmarks.defined[index]:
+    elif not defined:
         note = _NOT_ON_SCAN
-    elif deviation is not None and math.isfinite(deviation[index]):
-        note = f"± {deviation[index]:.1f} mm"
     return f"{name} {note}".strip()
+
+
+def _description(landmarks: LandmarkSet, index: int) -> str:
+    return description(
+        landmarks.names[index] if landmarks.names else "",
+        landmarks.corrected is not None and bool(landmarks.corrected[index]),
+        bool(landmarks.defined[index]),
+        math.nan if landmarks.standard_deviation_mm is None else float(landmarks.standard_deviation_mm[index]),
+    )
 
 
 def _markups_json(landmarks: LandmarkSet) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detection import Detection
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.landmark_files import LandmarkSet, description
 from PALNetLandmarksLib.landmark_states import CORRECTED, PlacedLandmarks
 from PALNetLandmarksLib.scheme import load_scheme
 
@@ -93,15 +93,15 @@ class LandmarkNode:
             kept = {label for label, i in self.index().items() if self.is_defined(i)} & set(detection.labels)
         placed = {label: self._from_world(world) for label, world in zip(detection.labels, detection.points)}
         there = {label: placed[label] for label, missing in zip(detection.labels, detection.missing) if not missing}
-        carried = self._moved_with_scan(there, UNITS[detection.unit])
+        same_weights = self.node.GetAttribute(WEIGHTS_ATTRIBUTE) == detection.weights_sha256
+        carried = self._moved_with_scan(there, UNITS[detection.unit], same_weights)
         modified = self.node.StartModify()
         try:
-            for label, deviation in zip(detection.labels, detection.standard_deviation_mm):
-                if label in kept:
-                    if label in carried:
-                        self.node.SetNthControlPointPosition(self.index()[label], carried[label])
-                    continue
-                self._put(label, there.get(label), deviation)
+            for label in detection.labels:
+                if label not in kept:
+                    self._put(label, there.get(label))
+                elif label in carried:
+                    self.node.SetNthControlPointPosition(self.index()[label], carried[label])
             self._remember(
                 {label: there.get(label) for label in detection.labels},
                 dict(zip(detection.labels, detection.standard_deviation_mm)),
@@ -109,6 +109,7 @@ class LandmarkNode:
                 detection.weights_sha256,
                 detection.unit,
             )
+            self.describe()
         finally:
             self.node.EndModify(modified)
 
@@ -131,12 +132,29 @@ class LandmarkNode:
         try:
             deviations = self._attribute(DEVIATION_ATTRIBUTE) | dict(zip(placed.labels, known.tolist()))
             for label, point in there.items():
-                self._put(label, point, deviations.get(label) or math.nan)
+                self._put(label, point)
             detected = {label: None for label in load_scheme().labels} | self._remembered()
             detected |= {label: None if label in own else point for label, point in points.items()}
             self._remember(detected, deviations, self._own() - points.keys() | own, "", unit)
+            self.describe()
         finally:
             self.node.EndModify(modified)
+
+    def describe(self) -> None:
+        """Let the descriptions of the control points, which Slicer saves with them, say what holds now.
+
+        Which point was corrected is told by where it stands: to be called whenever the user has moved some.
+        """
+        index, deviations = self.index(), self.deviations()
+        for label, state in self.states().items():
+            if label not in index:
+                continue
+            i = index[label]
+            text = description(
+                self._names.get(label, ""), state == CORRECTED, self.is_defined(i), deviations.get(label, math.nan)
+            )
+            if self.node.GetNthControlPointDescription(i) != text:
+                self.node.SetNthControlPointDescription(i, text)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -148,7 +166,7 @@ class LandmarkNode:
         self.node.TransformPointFromWorld([float(value) for value in world], local)
         return local
 
-    def _put(self, label: str, local: list[float] | None, deviation: float) -> None:
+    def _put(self, label: str, local: list[float] | None) -> None:
         """Put a control point, unlocked, where it was found (made if there is none), or leave it without a position."""
         i = self.index().get(label)
         if i is None:
@@ -156,11 +174,8 @@ class LandmarkNode:
         self.node.SetNthControlPointLocked(i, False)
         if local is None:
             self.node.UnsetNthControlPointPosition(i)
-            note = "(not on the scan)"
         else:
             self.node.SetNthControlPointPosition(i, local)
-            note = f"± {deviation:.1f} mm" if math.isfinite(deviation) else ""
-        self.node.SetNthControlPointDescription(i, f"{self._names.get(label, '')} {note}".strip())
 
     def _own(self) -> set[str]:
         """What is the user's wherever it lies: kept by a detection, or taken from a file."""
@@ -207,14 +222,17 @@ class LandmarkNode:
                     self.node.SetNthControlPointPosition(i, [float(value) for value in detected[label]])
                 elif seen:
                     self.node.UnsetNthControlPointPosition(i)
+            self.describe()
         finally:
             self.node.EndModify(modified)
 
-    def _moved_with_scan(self, found: dict[str, list[float]], unit_mm: float) -> dict[str, list[float]]:
+    def _moved_with_scan(
+        self, found: dict[str, list[float]], unit_mm: float, same_weights: bool
+    ) -> dict[str, list[float]]:
         """Positions, by label, that the landmarks have if they follow the scan to where it is ``found`` now."""
         detected = np.array([found.get(label, [math.nan] * 3) for label in self.labels]).reshape(-1, 3)
         placed = self.landmarks()
-        rows = zip(self.labels, placed.moved_with_scan(detected, unit_mm), placed.points)
+        rows = zip(self.labels, placed.moved_with_scan(detected, unit_mm, same_weights), placed.points)
         return {label: now.tolist() for label, now, before in rows if np.isfinite(now).all() and (now != before).any()}
 
     def _remembered(self) -> dict[str, list[float] | None]:

@@ -14,7 +14,7 @@ from vtkmodules.vtkCommonCore import vtkPoints
 from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
 
 #: What Slicer reads by itself, with its own storage node.
-SLICER_SUFFIXES = (".obj", ".ply", ".stl", ".vtp", ".vtk", ".g", ".byu")
+SLICER_SUFFIXES = (".obj", ".ply", ".stl", ".vtp", ".vtk")
 
 
 def load_scan(path: Path | str):  # type: ignore[no-untyped-def]

@@ -59,6 +59,20 @@ def surface_of(source, segment_id: str | None = None) -> RawSurface:  # type: ig
     return _model_surface(source) if segment_id is None else _segment_surface(source, segment_id)
 
 
+def surface_time(source, segment_id: str | None = None) -> int:  # type: ignore[no-untyped-def]
+    """When the surface itself was changed last (VTK's time), which the node need not know; 0 if there is none yet."""
+    if not source.IsA("vtkMRMLSegmentationNode"):
+        surface = source.GetPolyData()
+    else:
+        segmentation = source.GetSegmentation()
+        if segment_id is None and segmentation.GetNumberOfSegments():
+            segment_id = segmentation.GetNthSegmentID(0)
+        segment = segmentation.GetSegment(segment_id) if segment_id else None
+        kind = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        surface = segment.GetRepresentation(kind) if segment is not None else None
+    return 0 if surface is None else int(surface.GetMTime())
+
+
 def scan_of_model(model) -> TriangleMesh:  # type: ignore[no-untyped-def]
     """The surface of ``model`` (``vtkMRMLModelNode``) as seen in the world, RAS mm; the node is not changed.
 
@@ -70,19 +84,6 @@ def scan_of_model(model) -> TriangleMesh:  # type: ignore[no-untyped-def]
         If the node has no surface fit for detection.
     """
     return _model_surface(model).scan()
-
-
-def scan_of_segment(segmentation, segment_id: str) -> TriangleMesh:  # type: ignore[no-untyped-def]
-    """The surface of one segment of ``segmentation`` (``vtkMRMLSegmentationNode``) in the world, RAS mm.
-
-    The surface is made if the segmentation has none yet, as Slicer does to show it in 3D.
-
-    Raises
-    ------
-    UnreadableScanError
-        If there is no such segment, or its surface is not fit for detection.
-    """
-    return _segment_surface(segmentation, segment_id).scan()
 
 
 def _model_surface(model) -> RawSurface:  # type: ignore[no-untyped-def]

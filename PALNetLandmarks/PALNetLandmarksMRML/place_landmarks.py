@@ -83,13 +83,8 @@ def place_landmarks(  # type: ignore[no-untyped-def]
     if scene is None or source.GetScene() is not scene:
         raise NodeGoneError(f"'{raw.name}' was removed from the scene during detection; load it again.")
     found = find_landmark_node(source, segment_id)
-    scene.SetUndoOn()
-    if found is not None:
-        found.node.SetUndoEnabled(True)
-    scene.SaveStateForUndo()
     if found is None:
         found = add_landmark_node(source, segment_id, raw.name)
-        found.node.SetUndoEnabled(True)
     found.write(detection, settings.replace_corrected)
     return found, detection
 

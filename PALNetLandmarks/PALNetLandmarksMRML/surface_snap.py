@@ -5,13 +5,13 @@ from __future__ import annotations
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.surface import SurfaceLocator
 
-from .model_scan import surface_of
+from .model_scan import surface_of, surface_time
 
 
 class SurfaceSnap:
     """Puts control points on the surface of one scan.
 
-    The surface is read again when the node or a transform above it changed.
+    The surface is read again when it, its node or a transform above it changed.
 
     Parameters
     ----------
@@ -38,6 +38,7 @@ class SurfaceSnap:
 
     def _current_locator(self) -> SurfaceLocator | None:
         state: list[object] = [self.source.GetScene() is not None, self.source.GetMTime()]
+        state.append(surface_time(self.source, self.segment_id))
         parent = self.source.GetParentTransformNode()
         while parent is not None:
             state += [parent.GetID(), parent.GetTransformToWorldMTime()]
