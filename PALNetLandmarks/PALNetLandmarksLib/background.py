@@ -172,12 +172,12 @@ def _pass_log_on(folder: Path) -> None:
         logging.getLogger(__name__).error((folder / _LOG).read_text(encoding="utf-8", errors="replace"))
 
 
-def _write_log(folder: Path) -> None:
-    """All output of this process goes to a file: it may have been started with a pipe that nobody reads."""
-    with (folder / _LOG).open("wb") as log:
-        for stream in (sys.stdout, sys.stderr):
+def _send_output_to(path: Path | str) -> None:
+    """All that this process says goes to a file: it may have been started with a pipe that nobody reads."""
+    with open(path, "wb") as file:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def _work(folder: Path) -> None:
@@ -196,6 +196,7 @@ def _watch(folder: Path) -> None:
     """End this process when nobody waits for its result any more."""
     while folder.exists() and not (folder / _CANCEL).exists():
         time.sleep(0.1)
+    _send_output_to(os.devnull)  # Windows removes no file that is open
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(3)
 
@@ -203,7 +204,7 @@ def _watch(folder: Path) -> None:
 def main() -> None:
     """Do the job in the folder that the command line names."""
     folder = Path(sys.argv[1])
-    _write_log(folder)
+    _send_output_to(folder / _LOG)
     threading.Thread(target=_watch, args=[folder], daemon=True).start()
     try:
         _work(folder)
