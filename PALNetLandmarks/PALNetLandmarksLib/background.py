@@ -174,7 +174,7 @@ def _pass_log_on(folder: Path) -> None:
 
 def _send_output_to(path: Path | str) -> None:
     """All that this process says goes to a file: it may have been started with a pipe that nobody reads."""
-    with open(path, "wb") as file:
+    with Path(path).open("wb") as file:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
