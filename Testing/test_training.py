@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
-from training.export import write_weights  # noqa: E402
+from training.export import average_weights, write_weights  # noqa: E402
 from training.folder import (  # noqa: E402
     TrainingDataError,
     counterparts,
@@ -464,6 +464,16 @@ def test_finetuning_goes_on_from_weights_older_than_the_parts_across_landmarks(p
     write_weights(old, task.build().to_arrays(), metadata, "old", {})
     with pytest.raises(SystemExit, match="has other settings"):
         run_trainer(pool, tmp_path / "b", "--validation", str(pool), "--finetune", str(old), config=HEIGHT_MAPS)
+
+
+def test_the_mean_of_two_weights_lies_between_them():
+    first, second = {"a": np.full((2, 3), 1.0, np.float32)}, {"a": np.full((2, 3), 2.0, np.float16)}
+    mean = average_weights(first, second, 0.75)["a"]
+    assert mean.dtype == np.float32 and np.allclose(mean, 1.25)
+    with pytest.raises(ValueError, match="different networks"):
+        average_weights(first, {"a": np.zeros((3, 3), np.float32)}, 0.5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        average_weights(first, second, 80)
 
 
 def test_denser_cloud_stays_on_the_surface():

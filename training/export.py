@@ -3,7 +3,9 @@
     python -m training.export --run runs/shipped --output PALNetLandmarks/Resources/Weights.safetensors --version 0.1.0
 
 ``training.train`` writes such a file into its run folder; this makes the bundled one of the height-map network, also
-from a run that is still going on. ``training.calibrate`` then scales its standard deviations.
+from a run that is still going on. With ``--average-with`` it is the mean of the run's weights and those that the run
+was trained on from: where both lie in one basin, as then, the mean errs less than either. ``training.calibrate`` then
+scales its standard deviations.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.scheme import load_scheme
-from PALNetLandmarksLib.weights import save_weights
+from PALNetLandmarksLib.weights import load_weights, save_weights
 
 from .height_map_task import open_trained
 from .model_card import commit, write_model_card
@@ -40,6 +42,26 @@ def write_weights(
     return digest
 
 
+def average_weights(
+    first: Mapping[str, NDArray[np.float32]], second: Mapping[str, NDArray[np.floating]], share: float
+) -> dict[str, NDArray[np.float32]]:
+    """``share`` of the first and the rest of the second, array by array.
+
+    Raises
+    ------
+    ValueError
+        If they are no weights of the same network, or ``share`` is not between 0 and 1.
+    """
+    if {name: array.shape for name, array in first.items()} != {name: array.shape for name, array in second.items()}:
+        raise ValueError("The two weights to average are of different networks.")
+    if not 0 <= share <= 1:
+        raise ValueError(f"The share of the run is between 0 and 1, not {share}.")
+    return {
+        name: (share * array + (1 - share) * second[name].astype(np.float32)).astype(np.float32)
+        for name, array in first.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
@@ -51,15 +73,22 @@ def main() -> None:
     parser.add_argument("--validation", default="", help="what the model card says the validation scans are")
     parser.add_argument("--validation-subjects", type=int, default=0)
     parser.add_argument("--started-from", default="random weights", help="the weights that the training began with")
+    parser.add_argument("--average-with", type=Path, metavar="WEIGHTS", help="write the mean of the run and of these")
+    parser.add_argument("--share", type=float, default=0.5, help="of the run in that mean, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     task, network = open_trained(a.run)
+    arrays = network.to_arrays()
     metadata = {**task.metadata(), "passes": a.passes}
     history = json.loads((a.run / "history.json").read_text(encoding="utf-8"))
     best = min(history, key=lambda entry: entry["error_mm"])
     facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}
     a.output.parent.mkdir(parents=True, exist_ok=True)
-    digest = write_weights(a.output, network.to_arrays(), metadata, a.version, facts)
+    if a.average_with:
+        other = load_weights(a.average_with)
+        arrays = average_weights(arrays, other.arrays, a.share)
+        facts["averaged_with"] = {"sha256": other.sha256, "share_of_the_run": a.share}
+    digest = write_weights(a.output, arrays, metadata, a.version, facts)
     splits = {
         "training": {"folder": a.data, "subjects": a.subjects},
         "validation": {"folder": a.validation, "subjects": a.validation_subjects},
@@ -67,7 +96,7 @@ def main() -> None:
     card = {
         "name": f"{a.output.name} {a.version}",
         "architecture": "height-map-net",
-        "parameters": sum(array.size for array in network.to_arrays().values()),
+        "parameters": sum(array.size for array in arrays.values()),
         "weights": {"file": a.output.name, "bytes": a.output.stat().st_size, "dtype": "float16", "sha256": digest},
         "data": {"splits": splits, "left_out": {}},
         "labels": list(load_scheme().labels),
@@ -81,6 +110,8 @@ def main() -> None:
         "best": best,
         "test": None,
     }
+    if a.average_with:
+        card["averaged_with"] = facts["averaged_with"]
     write_model_card(a.output.parent, card)
     print(f"{a.output}: {a.output.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
 

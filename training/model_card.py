@@ -77,7 +77,7 @@ def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
     ``facts``: ``name``, ``architecture``, ``parameters``, ``weights`` (file, sha256, dtype, bytes), ``data`` (folders,
     subjects per split, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``, ``epochs``,
     ``best`` (the validation measures of the best epoch), ``test`` (from :func:`measure`, or ``None``) and, where there
-    is one, ``calibration`` (see ``training.calibrate``).
+    is one, ``calibration`` (see ``training.calibrate``) and ``averaged_with`` (see ``training.export``).
     """
     card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     card["software"] = software()
@@ -122,6 +122,13 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"{best['error_mm']:.3f} mm.",
         "",
     ]
+    if "averaged_with" in card:
+        told = card["averaged_with"]
+        lines += [
+            f"The weights are the mean of that epoch's ({100 * told['share_of_the_run']:.0f} %) and of those with SHA-256 "
+            f"`{told['sha256']}`.",
+            "",
+        ]
     if "calibration" in card:
         told = card["calibration"]
         before = ", ".join(f"{name} {100 * share:.1f} %" for name, share in told["held_before"].items())
