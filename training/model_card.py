@@ -125,8 +125,8 @@ def _markdown(card: Mapping[str, Any]) -> str:
     if "averaged_with" in card:
         told = card["averaged_with"]
         lines += [
-            f"The weights are the mean of that epoch's ({100 * told['share_of_the_run']:.0f} %) and of those with SHA-256 "
-            f"`{told['sha256']}`.",
+            f"The weights are the mean of that epoch's ({100 * told['share_of_the_run']:.0f} %) and of those with the "
+            f"SHA-256 `{told['sha256']}`.",
             "",
         ]
     if "calibration" in card:
