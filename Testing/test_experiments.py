@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from scipy.spatial.transform import Rotation
@@ -334,6 +335,25 @@ def test_truth_is_what_errors_are_measured_against(laboratory: Path, tmp_path: P
     cross_validate.main([*command, "--folds-run", "0", "--methods", "template"])
     predictions = Predictions.load(tmp_path / "template" / "fold-0.npz")
     assert np.allclose(predictions.annotated - predictions.truth, SCATTER, atol=1e-3)
+
+
+def test_scans_in_metres_are_measured_in_millimetres(laboratory: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(laboratory, folder)
+    mesh = read_scan(folder / "S3.ply")
+    write_ply(folder / "S3.ply", mesh.points / 1000, mesh.triangles)
+    for file in (folder / "S3.mrk.json", folder / "truth" / "S3.mrk.json"):
+        landmarks = read_landmarks(file)
+        write_landmarks(file, replace(landmarks, points=landmarks.points / 1000))
+    errors = {}
+    for name, data in (("mm", laboratory), ("m", folder)):
+        command = ["--data", str(data), "--output", str(tmp_path / name), "--folds", "2", "--device", "cpu"]
+        cross_validate.main([*command, "--methods", "template"])
+        found = [Predictions.load(file) for file in sorted((tmp_path / name / "template").glob("fold-?.npz"))]
+        errors[name] = np.concatenate([np.linalg.norm(one.points - one.truth, axis=2) for one in found])
+    assert np.abs(errors["m"] - errors["mm"]).max() < 0.2
+    with pytest.raises(SystemExit, match="There is no fold 2; --folds-run counts from 0 to 1"):
+        cross_validate.main([*command, "--methods", "template", "--folds-run", "2"])
 
 
 def test_the_plain_network_is_the_same_function() -> None:

@@ -553,6 +553,20 @@ class Adjustable(torch.nn.Linear):
         self.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
+def test_checkpoints_are_written_by_time_and_at_the_end(tmp_path, monkeypatch):
+    writes = []
+    real = sys.modules["training.loop"]._save
+    monkeypatch.setattr("training.loop._save", lambda path, content: (writes.append(path.name), real(path, content)))
+    task = Line([5.0, 4.0, 3.0, 3.5, 3.6])
+    _, history = train(task, Recipe(epochs=5, early_stop=0), tmp_path, torch.device("cpu"))
+    assert writes == ["best.pt", "checkpoint.pt"]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5]
+    writes.clear()
+    monkeypatch.setattr("training.loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    train(Line([5.0, 4.0, 4.5]), Recipe(epochs=3, early_stop=0), tmp_path / "often", torch.device("cpu"))
+    assert writes == ["best.pt", "checkpoint.pt", "best.pt", "checkpoint.pt", "checkpoint.pt"]
+
+
 def test_finetuning_never_ends_worse_than_it_began(tmp_path, monkeypatch):
     monkeypatch.setattr(Line, "build", lambda self: Adjustable(1, 1))
     start = {"weight": np.full((1, 1), 2.0, np.float32), "bias": np.zeros(1, np.float32)}

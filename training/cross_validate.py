@@ -24,7 +24,7 @@ from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 from rich.markup import escape
 
-from .arguments import at_least_one
+from .arguments import at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
@@ -79,13 +79,17 @@ def run(a: argparse.Namespace) -> None:
     names = sorted(subjects)[: a.limit]
     chosen = [sets[name] for name in names]
     labels = without_rare(scheme_of(chosen, a.data.name), chosen, _warn).labels
-    _, refused = align_scans(
+    aligned, refused = align_scans(
         [subjects[name] for name in names], sets, labels, load_reference(), a.output / "alignments", workers=2
     )
     # What the landmark file says cannot be tested against; a scan that is not aligned counts as refused in the tests.
     wrong = {name: str(error) for name, error in refused.items() if isinstance(error, TrainingDataError)}
     _say("Left out", wrong)
+    mm_per_unit = {scan.subject.name: scan.mm_per_unit for scan in aligned}
     names = [name for name in names if name not in wrong]
+    absent = [number for number in a.folds_run or () if not 0 <= number < a.folds]
+    if absent:
+        raise ValueError(f"There is no fold {absent[0]}; --folds-run counts from 0 to {a.folds - 1}.")
     folds = make_folds(names, a.folds, a.protocol, a.seed, refused)
     settings = {
         "data": a.data.resolve().name,
@@ -116,7 +120,7 @@ def run(a: argparse.Namespace) -> None:
             _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
             predict = _prepare(METHODS[name], fold, subjects, sets, labels, a)
             predictions = predict_subjects(
-                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title
+                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title, mm_per_unit
             )
             _say("Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +206,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
-    parser.add_argument("--minutes", type=float, default=0.0, help="of each training; 0: no limit")
+    parser.add_argument("--minutes", type=not_negative, default=0.0, help="of each training; 0: no limit")
     parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")

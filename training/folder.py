@@ -249,6 +249,12 @@ def align_scans(
     return aligned, refused
 
 
+def as_in_scan(landmarks: LandmarkSet, file: Path, mesh: TriangleMesh) -> LandmarkSet:
+    """Landmarks of ``file`` in the coordinates that the scan has in its own file."""
+    # LAFAS's points are the numbers of the scan's own file.
+    return landmarks if file.suffix.lower() == ".txt" else landmarks.in_coordinate_system(mesh.coordinate_system)
+
+
 def mean_landmarks(landmarks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Mean (L, 3) over subjects (L, 3) each, of every landmark over those that have it; NaN if none has."""
     table = np.array(list(landmarks))
@@ -307,8 +313,7 @@ def _align(
         }
         note.write_text(json.dumps(found), encoding="utf-8")
     transform, mm_per_unit = np.array(found["transform"]), float(found["mm_per_unit"])
-    if subject.landmarks.suffix.lower() != ".txt":  # LAFAS's points are the numbers of the scan's own file
-        landmarks = landmarks.in_coordinate_system(mesh.coordinate_system)
+    landmarks = as_in_scan(landmarks, subject.landmarks, mesh)
     points = _apply(landmarks.points, transform, mm_per_unit)
     if not landmarks.defined.any():
         raise TrainingDataError(f"'{subject.landmarks.name}' defines none of the landmarks; place them or remove it.")

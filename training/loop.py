@@ -45,6 +45,10 @@ CHOICES = {"schedule": ("plateau", "cosine"), "precision": ("float32", "bfloat16
 ABOVE_ZERO = ("epochs", "batch_size", "learning_rate")
 
 
+#: PAL-Net's 67 million weights take longer to write than an epoch on few subjects takes to compute.
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train. ``schedule``: ``"plateau"`` halves the rate after ``patience`` epochs without gain (published);
@@ -192,6 +196,8 @@ def train(
         scaler.load_state_dict(saved["scaler"])
         state, history = saved["state"], saved["history"]
 
+    best: dict[str, Tensor] = {}  # the best network since the last checkpoint, if there was a better one
+
     def keep(entry: dict[str, float]) -> None:
         """Note what was measured, and the network where it is the best so far."""
         history.append(entry)
@@ -203,7 +209,26 @@ def train(
             )
         _note_progress(state, entry[recipe.watched], recipe)
         if rank == 0 and state["since_best"] == 0:
-            _save(folder / "best.pt", averaged.state_dict())
+            best.update({name: value.detach().cpu().clone() for name, value in averaged.state_dict().items()})
+
+    def save() -> None:
+        """Write all that it takes to go on; the best network with it, so that both are of the same moment."""
+        if best:
+            _save(folder / "best.pt", dict(best))
+            best.clear()
+        _save(
+            checkpoint,
+            {
+                "network": network.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "state": state,
+                "history": history,
+            },
+        )
+        (folder / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
+        draw_curves(history, recipe.watched, folder / "curves.png")
 
     if initial is not None and not checkpoint.exists():
         # What training starts from is the first to beat: few or scattered annotations may make it worse.
@@ -212,11 +237,8 @@ def train(
 
     samples = recipe.samples_per_epoch or task.size
     steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
-    while (
-        state["epoch"] < recipe.epochs
-        and not (recipe.early_stop and state["since_best"] >= recipe.early_stop)
-        and not _out_of_time(state, minutes)
-    ):
+    written = time.monotonic()
+    while not _is_over(state, recipe, minutes):
         started, clock, losses = time.monotonic(), _clock(device), []
         # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
         torch.manual_seed(int(np.random.SeedSequence([recipe.seed, state["epoch"], rank]).generate_state(1)[0]))
@@ -256,20 +278,9 @@ def train(
             state["spent"] += _clock(device) - clock
         entry, state["spent"] = _from_first([entry, state["spent"]], world)
         keep(entry)
-        if rank == 0:
-            _save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "averaged": averaged.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scaler": scaler.state_dict(),
-                    "state": state,
-                    "history": history,
-                },
-            )
-            (folder / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-            draw_curves(history, recipe.watched, folder / "curves.png")
+        if rank == 0 and (_is_over(state, recipe, minutes) or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
+            save()
+            written = time.monotonic()
         if world > 1:
             torch.distributed.barrier()
     _note_agreement(network, folder, rank, world)
@@ -315,6 +326,15 @@ def _note_agreement(network: nn.Module, folder: Path, rank: int, world: int) -> 
 def _clock(device: torch.device) -> float:
     """Seconds that a run's budget is counted in."""
     return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.monotonic()
+
+
+def _is_over(state: dict[str, Any], recipe: Recipe, minutes: float) -> bool:
+    """Whether the training ends after the epochs so far."""
+    return (
+        state["epoch"] >= recipe.epochs
+        or (recipe.early_stop > 0 and state["since_best"] >= recipe.early_stop)
+        or _out_of_time(state, minutes)
+    )
 
 
 def _out_of_time(state: dict[str, Any], minutes: float) -> bool:

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .arguments import at_least_one
+from .arguments import at_least_one, not_negative
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .folder import (
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=at_least_one, help="train on this many subjects at most")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
     parser.add_argument(
-        "--minutes", type=float, default=0.0, help="for all epochs, of the processor's own time; 0: no limit"
+        "--minutes", type=not_negative, default=0.0, help="for all epochs, of the processor's own time; 0: no limit"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
@@ -177,7 +177,10 @@ def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
 
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingDataError(f"'{folder}' cannot hold a run ({error.strerror}); choose another --output.") from error
     recipe = {key: value for key, value in config["recipe"].items() if key not in ("epochs", "early_stop")}
     if config["recipe"].get("schedule") == "cosine":
         recipe["epochs"] = config["recipe"]["epochs"]
@@ -189,7 +192,7 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
         "test": str(a.test.resolve()) if a.test else None,
         "limit": a.limit,
         "unit": a.unit,
-        "scheme": a.scheme.read_text(encoding="utf-8") if a.scheme else None,
+        "scheme": list(read_scheme(a.scheme).labels) if a.scheme else None,
         "finetune": load_weights(a.finetune).sha256 if a.finetune else None,
     }
     note = folder / "settings.json"
@@ -363,7 +366,12 @@ def _open_scans(
         sets[folder], unreadable = read_landmark_files(subjects[folder])
         left_out.update({**apart, **unreadable})
     own = list(sets[a.data])
-    names = split_names(own, shares["validation"], shares["test"], seed)
+    try:
+        names = split_names(own, shares["validation"], shares["test"], seed)
+    except TrainingDataError:
+        for name, reason in left_out.items():
+            _say_left_out(name, reason)
+        raise
     names["training"] = names["training"][: a.limit]
     for split, folder in folders.items():
         if folder != a.data:

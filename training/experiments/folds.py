@@ -44,7 +44,9 @@ def make_folds(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"The protocol is one of {', '.join(PROTOCOLS)}, not '{protocol}'.")
-    if count < 2 or len(names) < 2 * count:
+    if count < 2:
+        raise ValueError(f"{count} folds leave nobody to train on; give two --folds or more.")
+    if len(names) < 2 * count:
         raise ValueError(f"{len(names)} subjects are too few for {count} folds of two or more; give fewer --folds.")
     order = [sorted(names)[i] for i in np.random.default_rng([seed, 7]).permutation(len(names))]
     parts = [order[start::count] for start in range(count)]

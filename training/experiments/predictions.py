@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from PALNetLandmarksLib.landmark_files import read_landmarks
 from rich.progress import track
 
 from ..cohort import TRUTH
-from ..folder import Subject
-from .methods import Predict, read_mesh
+from ..folder import Subject, as_in_scan
+from .methods import Predict, Prediction, read_mesh
 
 Array = NDArray[np.float64]
 
@@ -75,30 +75,43 @@ class Predictions:
             )
 
 
-def predict_subjects(predict: Predict, subjects: Sequence[Subject], labels: tuple[str, ...], title: str) -> Predictions:
-    """Run a method on the scans of ``subjects``, one after the other, as each scan lies in its file (in mm)."""
+def predict_subjects(
+    predict: Predict,
+    subjects: Sequence[Subject],
+    labels: tuple[str, ...],
+    title: str,
+    mm_per_unit: Mapping[str, float],
+) -> Predictions:
+    """Run a method on the scans of ``subjects``, one after the other, as each scan lies in its file (in mm).
+
+    ``mm_per_unit``: of each scan's file by name, as far as it is known.
+    """
     count = len(labels)
     points, annotated, truth, deviations, missing, seconds = [], [], [], [], [], []
     refused = {}
     for subject in track(subjects, description=title):
-        known = read_landmarks(subject.landmarks).ordered(labels).in_coordinate_system("LPS").points
-        # Folds hold links; the truth lies beside the original.
-        exact = subject.landmarks.resolve().parent / TRUTH / f"{subject.name}.mrk.json"
-        annotated.append(known)
-        truth.append(read_landmarks(exact).ordered(labels).points if exact.exists() else known)
+        mesh, known = None, np.full((count, 3), np.nan)
+        placed = Prediction(known, np.full(count, np.nan), np.ones(count, dtype=bool), {})
         try:
             mesh, reading = read_mesh(subject.scan)
-            found = predict(mesh)
-            points.append(found.points)
-            deviations.append(found.deviations)
-            missing.append(found.missing)
-            seconds.append({**found.seconds, "read": reading})
+            placed = predict(mesh)
+            placed = replace(placed, seconds={**placed.seconds, "read": reading})
         except LandmarkingError as error:
             refused[subject.name] = str(error)
-            points.append(np.full((count, 3), np.nan))
-            deviations.append(np.full(count, np.nan))
-            missing.append(np.ones(count, dtype=bool))
-            seconds.append({})
+        exact = known
+        if mesh is not None:
+            # Folds hold links; the truth lies beside the original.
+            kept = subject.landmarks.resolve().parent / TRUTH / f"{subject.name}.mrk.json"
+            known, exact = (
+                as_in_scan(read_landmarks(file).ordered(labels), file, mesh).points * mm_per_unit.get(subject.name, 1.0)
+                for file in (subject.landmarks, kept if kept.exists() else subject.landmarks)
+            )
+        annotated.append(known)
+        truth.append(exact)
+        points.append(placed.points)
+        deviations.append(placed.deviations)
+        missing.append(placed.missing)
+        seconds.append(placed.seconds)
     return Predictions(
         tuple(subject.name for subject in subjects),
         labels,
