@@ -139,7 +139,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
             "",
         ]
     if test is None:
-        lines += ["The test split is measured by `training.benchmark`.", ""]
+        lines += ["No test split; the bundled weights are tested by `training.benchmark`.", ""]
     else:
         lines += [
             f"Test split ({test['subjects']} subjects, used for no choice), network output before it is put on the "

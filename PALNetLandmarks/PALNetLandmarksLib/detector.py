@@ -194,7 +194,8 @@ class LandmarkDetector:
         if distance > IMPLAUSIBLE_BEYOND_MM:
             raise NotAFaceError(
                 f"The landmarks found on '{name}' do not lie like those of a face (they differ from the mean face by "
-                f"{distance:.0f} mm, more than {IMPLAUSIBLE_BEYOND_MM:.0f} mm); check that the scan shows one face."
+                f"{distance:.0f} mm, more than {IMPLAUSIBLE_BEYOND_MM:.0f} mm); check that the scan shows one face "
+                "and that weights of your own, if you use any, are trained well."
             )
 
 

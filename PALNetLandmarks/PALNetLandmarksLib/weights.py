@@ -36,7 +36,7 @@ _DTYPES = {
 }
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors package
-_REMEDY = "choose the weights that came with PALNetLandmarks or install it again"
+_REMEDY = "choose the weights of PALNetLandmarks or the weights.safetensors of a training run, or install it again"
 
 
 @dataclass(frozen=True)
