@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(a)
     except (LandmarkingError, ValueError) as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on from here.")
     except subprocess.CalledProcessError:
         sys.exit("Error: a training failed for the reason above; mend it and give the same command again to go on.")
 

@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(a)
     except (LandmarkingError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on from the last checkpoint.")
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
