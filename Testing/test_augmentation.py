@@ -94,7 +94,7 @@ def test_what_cannot_be_prepared_is_refused(reference: ReferenceFace) -> None:
     mesh = TriangleMesh(reference.points, reference.triangles, "mine.ply")
     two = np.full((50, 3), np.nan)
     two[:2] = reference.landmarks[:2]
-    with pytest.raises(ValueError, match=r"'mine\.ply' has 2 landmarks with a position; at least 3"):
+    with pytest.raises(ValueError, match=r"'mine\.ply' has 2 of the landmarks; place three or more"):
         prepare_scan(mesh, two, np.ones(50, dtype=bool), reference)
     with pytest.raises(ValueError, match=r"'mine\.ply' has no surface around its landmarks"):
         prepare_scan(mesh, reference.landmarks + 5000.0, np.ones(50, dtype=bool), reference)
