@@ -66,11 +66,8 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         "certainty": tables.certainty_table(main),
     }
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]
-    for name in found.keys() - results.keys():
-        parts += [
-            f"{found[name].title} placed none of these landmarks: it knows none of them, or all faces were refused.",
-            "",
-        ]
+    for title in [result.title for name, result in found.items() if name not in results]:
+        parts += [f"{title} placed none of these landmarks: it knows none of them, or all faces were refused.", ""]
     for name, table in made.items():
         if table is None:
             continue
