@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PALNetLandmarksLib import align
 from PALNetLandmarksLib.align import LEAST_FITNESS, UNITS, Alignment, align_to_reference
 from PALNetLandmarksLib.errors import NotAFaceError, UnknownUnitError
 from PALNetLandmarksLib.mesh import TriangleMesh
@@ -260,6 +262,29 @@ def test_airways_and_bone_inside_a_skin_surface(seed: int, shared: Path, referen
     found = align_to_reference(together(head, *inside), reference)
     assert np.abs(found.transform - np.eye(4)).max() < 1.0
     assert found.fitness > 0.9
+
+
+def test_a_search_that_missed_the_face_is_made_again_on_other_samples(
+    sample: TriangleMesh, sample_alignment: Alignment, reference: ReferenceFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts = []
+
+    def missing_once(search):  # type: ignore[no-untyped-def]
+        def searched(given, *rest):  # type: ignore[no-untyped-def]
+            found = search(given, *rest)
+            place = tuple(found.even[0])
+            firsts.append(place)
+            missed = replace(found.evidence, fitness=found.evidence.fitness * 0.1)
+            return replace(found, evidence=missed) if place == firsts[0] else found
+
+        return searched
+
+    for name in ("_search", "_search_borders"):
+        monkeypatch.setattr(align, name, missing_once(getattr(align, name)))
+    found = align_to_reference(sample, reference, unit="mm")
+    assert len(set(firsts)) == 2
+    assert np.abs(found.transform - sample_alignment.transform).max() < 0.3
+    assert found.fitness == pytest.approx(sample_alignment.fitness, abs=0.02)
 
 
 def test_two_faces_are_refused(sample: TriangleMesh, reference: ReferenceFace) -> None:

@@ -146,3 +146,13 @@ def test_a_subset_is_sampled_alone() -> None:
 def test_no_area_gives_no_samples(triangles: np.ndarray) -> None:
     samples = sample_surface(TriangleMesh(np.eye(3), triangles), 100)
     assert samples.points.shape == (0, 3) and samples.area == 0
+
+
+def test_later_samples_are_as_even_as_the_first() -> None:
+    samples = sample_surface(sphere(), 4000)
+    later = samples.from_sample(1000)
+    assert np.array_equal(later.points[:3], samples.points[1000:1003])
+    assert np.array_equal(later.points[-1], samples.points[999])
+    assert np.array_equal(np.sort(later.triangle_index), np.sort(samples.triangle_index))
+    gaps = [cKDTree(one.thinned(1000).points).query(samples.points)[0].max() for one in (samples, later)]
+    assert gaps[1] < 1.3 * gaps[0]

@@ -128,7 +128,10 @@ def align_stepwise(
         outer = outer_samples(samples)
         if len(outer.points) < _ALL_OUTSIDE * len(samples.points):
             without_inside = yield from _search_units(outer, units, target)
-            searched = [max(pair, key=lambda found: found.fitness) for pair in zip(searched, without_inside)]
+            searched = _better(searched, without_inside)
+    if _best_fitness(searched) < LEAST_FITNESS:
+        # A search that just missed the face may find it on other samples.
+        searched = _better(searched, (yield from _search_units(samples.from_sample(_COARSE_SAMPLES), units, target)))
     yield
     best = max(range(len(units)), key=lambda index: searched[index].fitness)
     found, mm_per_unit = searched[best], UNITS[units[best]]
@@ -273,6 +276,11 @@ def _search_units(samples: SurfaceSamples, units: list[str], target: _Target) ->
             yield
             searched[index] = _search_borders(found, target)
     return searched
+
+
+def _better(first: list[_Found], second: list[_Found]) -> list[_Found]:
+    """The better of two searches in each unit."""
+    return [max(pair, key=lambda found: found.fitness) for pair in zip(first, second)]
 
 
 def _best_fitness(searched: list[_Found]) -> float:

@@ -41,6 +41,11 @@ class SurfaceSamples:
         """``count`` of the samples, as even; all, if there are fewer."""
         return SurfaceSamples(self.points[:count], self.normals[:count], self.triangle_index[:count], self.area)
 
+    def from_sample(self, first: int) -> SurfaceSamples:
+        """The same samples, beginning with number ``first``; those before it come last."""
+        points, normals = np.roll(self.points, -first, axis=0), np.roll(self.normals, -first, axis=0)
+        return SurfaceSamples(points, normals, np.roll(self.triangle_index, -first), self.area)
+
 
 def sample_surface(
     mesh: TriangleMesh,
