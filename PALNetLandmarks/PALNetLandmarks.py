@@ -274,7 +274,6 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.weightsSelector.currentPath = parameters.weights
         self._follow(self.logic.landmarksOf(*self._source()) if source else None)
         self._applyDisplay()
-        self._showGroups()
 
     def _showSegments(self, source):
         """List the segments where the input is a segmentation."""
@@ -554,6 +553,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.addObserver(now, event, method)
         self._landmarks = landmarks
         self._settled = self._placing = None
+        self._showGroups()
         self._updateTable()
 
     def _onLandmarksChanged(self, caller=None, event=None):

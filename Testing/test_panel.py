@@ -236,9 +236,7 @@ def test_hidden_groups_stay_hidden_on_another_scan(loaded: Any) -> None:
     first = loaded._parameterNode.source
     loaded.ui.detectButton.click()
     wait(loaded)
-    loaded._parameterNode.source = add_model(
-        TriangleMesh(np.array(slicer.util.arrayFromModelPoints(first)), triangles_of(first)), "other"
-    )
+    loaded._parameterNode.source = add_model(mesh_of(first), "other")
     loaded.ui.detectButton.click()
     wait(loaded)
     ears = [i for i in range(50) if loaded._landmarks.node.GetNthControlPointLabel(i).startswith("Sa_")]
@@ -374,7 +372,7 @@ def on_surface(node: Any, source: Any) -> np.ndarray:
 
 def test_no_piece_of_a_detection_works_longer_than_the_window_may_freeze(loaded: Any) -> None:
     scan = loaded._parameterNode.source
-    mesh = TriangleMesh(np.array(slicer.util.arrayFromModelPoints(scan)), triangles_of(scan))
+    mesh = mesh_of(scan)
     while len(mesh.points) < 100_000:
         mesh = subdivided(mesh)
     loaded._parameterNode.source = add_model(mesh, "fine")
@@ -443,9 +441,7 @@ def test_undo_brings_a_deleted_landmark_back(loaded: Any) -> None:
 def test_undo_leaves_other_scans_alone(loaded: Any) -> None:
     first = loaded._parameterNode.source
     node = detected(loaded)
-    loaded._parameterNode.source = add_model(
-        TriangleMesh(np.array(slicer.util.arrayFromModelPoints(first)), triangles_of(first)), "other"
-    )
+    loaded._parameterNode.source = add_model(mesh_of(first), "other")
     loaded.ui.detectButton.click()
     wait(loaded)
     (other,) = (one for one in landmark_nodes() if one is not node)
@@ -918,6 +914,10 @@ def subdivided(mesh: Any) -> Any:
     from training.benchmarks.speed import subdivide
 
     return subdivide(mesh)
+
+
+def mesh_of(model: Any) -> TriangleMesh:
+    return TriangleMesh(np.array(slicer.util.arrayFromModelPoints(model)), triangles_of(model))
 
 
 def add_model(mesh: Any, name: str) -> Any:

@@ -15,14 +15,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
-from rich.markup import escape
 
 from .arguments import at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
@@ -50,6 +49,7 @@ from .folder import (
     scheme_of,
     without_rare,
 )
+from .messages import say_note, say_reasons
 from .model_card import commit
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
@@ -74,20 +74,21 @@ def run(a: argparse.Namespace) -> None:
     """Train and test every method on every fold that is asked for."""
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
-    _say("Left out", {**left_out, **unreadable})
+    say_reasons(_console, "Left out", {**left_out, **unreadable})
     subjects = {subject.name: subject for subject in found if subject.name in sets}
     if a.threads:
         torch.set_num_threads(a.threads)
     names = sorted(subjects)[: a.limit]
     chosen = [sets[name] for name in names]
-    labels = without_rare(scheme_of(chosen, a.data.name), chosen, _warn).labels
+    labels = without_rare(scheme_of(chosen, a.data.name), chosen, partial(say_note, _console)).labels
     aligned, refused = align_scans(
-        [subjects[name] for name in names], sets, labels, load_reference(), a.output / "alignments", workers=2
+        [subjects[name] for name in names], sets, labels, load_reference(), _alignments(a), workers=2
     )
     # What the landmark file says cannot be tested against; a scan that is not aligned counts as refused in the tests.
     wrong = {name: str(error) for name, error in refused.items() if isinstance(error, TrainingDataError)}
-    _say("Left out", wrong)
-    mm_per_unit = {scan.subject.name: scan.mm_per_unit for scan in aligned}
+    say_reasons(_console, "Left out", wrong)
+    scans = {scan.subject.name: scan for scan in aligned}
+    mm_per_unit = {name: scan.mm_per_unit for name, scan in scans.items()}
     names = [name for name in names if name not in wrong]
     absent = [number for number in a.folds_run or () if not 0 <= number < a.folds]
     if absent:
@@ -120,11 +121,11 @@ def run(a: argparse.Namespace) -> None:
             if result.exists():
                 continue
             _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
-            predict = _prepare(METHODS[name], fold, subjects, sets, labels, a)
+            predict = _prepare(METHODS[name], fold, subjects, scans, labels, a)
             predictions = predict_subjects(
                 predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title, mm_per_unit
             )
-            _say("Refused", predictions.refused)
+            say_reasons(_console, "Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
             _note_commit(a.output, result)
@@ -132,40 +133,36 @@ def run(a: argparse.Namespace) -> None:
     _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
 
 
-def _say(what: str, reasons: Mapping[str, str]) -> None:
-    for name, reason in reasons.items():
-        _console.print(f"[bold red]{what}:[/] {escape(name)}: {escape(reason)}", highlight=False)
-
-
-def _warn(message: str) -> None:
-    _console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
-
-
 def _prepare(
     method: Method,
     fold: Fold,
     subjects: dict[str, Subject],
-    sets: dict[str, LandmarkSet],
+    scans: Mapping[str, AlignedScan],
     labels: tuple[str, ...],
     a: argparse.Namespace,
 ) -> Predict:
-    """Train ``method`` on a fold; what predicts."""
+    """Train ``method`` on a fold; what predicts. ``scans``: those that could be aligned."""
     if method.kind == "weights":
         return predictor_of_weights(None, labels, a.device)
-    alignments = a.output / "alignments"
     run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
-        weights = train_network(method, folders, run_folder, alignments, budget, a.device, a.threads, a.finetune)
+        weights = train_network(method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune)
         return predictor_of_weights(weights, labels, a.device)
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
-        return align_scans([subjects[name] for name in names], sets, labels, load_reference(), alignments, workers=2)[0]
+        return [scans[name] for name in names]
 
     if method.kind == "peer":
         return train_peer(method, aligned(fold.training), aligned(fold.validation), run_folder, budget, a.device)
-    scans = aligned(fold.training + fold.validation * (a.protocol == "strict"))
-    return predictor_of_template(scans) if method.kind == "template" else predictor_of_shape_model(scans)
+    known = aligned(fold.training + fold.validation * (a.protocol == "strict"))
+    return predictor_of_template(known) if method.kind == "template" else predictor_of_shape_model(known)
+
+
+def _alignments(a: argparse.Namespace) -> Path:
+    """Where all trainings of a run find how the scans lie."""
+    folder: Path = a.output / "alignments"
+    return folder
 
 
 def _note_commit(output: Path, result: Path) -> None:

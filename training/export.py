@@ -56,10 +56,7 @@ def average_weights(
         raise ValueError("The two weights to average are of different networks.")
     if not 0 <= share <= 1:
         raise ValueError(f"The share of the run is between 0 and 1, not {share}.")
-    return {
-        name: (share * array + (1 - share) * second[name].astype(np.float32)).astype(np.float32)
-        for name, array in first.items()
-    }
+    return {name: share * array + (1 - share) * second[name].astype(np.float32) for name, array in first.items()}
 
 
 def main() -> None:

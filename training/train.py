@@ -15,9 +15,10 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
@@ -32,7 +33,6 @@ from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .arguments import at_least_one, not_negative
@@ -56,6 +56,7 @@ from .folder import (
 from .height_map_task import HeightMapTask, has_across
 from .loop import Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
+from .messages import say_note, say_reasons
 from .model_card import commit, measure, write_model_card
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
 from .prepared import PREPARATION, prepare_placed_scan, save_prepared
@@ -115,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(a: argparse.Namespace) -> None:
     keep_freed_memory()
-    config = _read_config(a.config, a.set)
-    recipe = Recipe(**config["recipe"])
+    config, recipe = _read_config(a.config, a.set)
     device = choose_device(a.device)
     rank, world = start_processes(device)
     # The first process prepares what the others then open; it says what is left out, they keep quiet.
@@ -135,7 +135,7 @@ def _run(a: argparse.Namespace) -> None:
         _finish(task, network, history, source, config, recipe, device, world, a)
 
 
-def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
+def _read_config(path: Path, changes: Sequence[str]) -> tuple[dict[str, Any], Recipe]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config = {**config, "recipe": dict(config["recipe"])}
@@ -153,10 +153,9 @@ def _read_config(path: Path, changes: Sequence[str]) -> dict[str, Any]:
         what = f"the recipe has no setting '{unknown[0]}'" if unknown else "its network is unknown"
         raise TrainingDataError(f"'{path}': {what}; see training/configs.")
     try:
-        Recipe(**config["recipe"])
+        return config, Recipe(**config["recipe"])
     except ValueError as error:
         raise TrainingDataError(str(error)) from error
-    return config
 
 
 def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
@@ -198,28 +197,32 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
         "finetune": load_weights(a.finetune).sha256 if a.finetune else None,
     }
     note = folder / "settings.json"
-    if (folder / "checkpoint.pt").exists() and note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        different = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
-        if different:
-            raise TrainingDataError(
-                f"'{folder}' holds a run with another {', '.join(different)}; choose another output folder, or use the "
-                "same settings to go on with it."
-            )
+    before = _noted(note, now)
+    different = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
+    if different:
+        raise TrainingDataError(
+            f"'{folder}' holds a run with another {', '.join(different)}; choose another output folder, or use the "
+            "same settings to go on with it."
+        )
     note.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
 def _check_same_subjects(folder: Path, splits: dict[str, list[str]]) -> None:
     """A run goes on only with each subject on its side: one more scan would shuffle trained ones into the test."""
     note = folder / "subjects.json"
-    if (folder / "checkpoint.pt").exists() and note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        if before != splits:
-            raise TrainingDataError(
-                f"The subjects are not those that the run in '{folder}' was trained and tested on; choose another "
-                "output folder, or put the scans back as they were to go on with it."
-            )
+    if _noted(note, splits) != splits:
+        raise TrainingDataError(
+            f"The subjects are not those that the run in '{folder}' was trained and tested on; choose another output "
+            "folder, or put the scans back as they were to go on with it."
+        )
     note.write_text(json.dumps(splits, indent=1), encoding="utf-8")
+
+
+def _noted(note: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """What the run in the note's folder noted when it began; ``now`` where it begins now."""
+    goes_on = note.with_name("checkpoint.pt").exists() and note.exists()
+    before: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if goes_on else now
+    return before
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -229,8 +232,6 @@ def _check_same_subjects(folder: Path, splits: dict[str, list[str]]) -> None:
 def _build_task(config: dict[str, Any], recipe: Recipe, a: argparse.Namespace) -> tuple[AnyTask, Source]:
     reference = load_reference()
     source = _open_source(config, recipe.seed, reference, a)
-    for name, reason in source.left_out.items():
-        _say_left_out(name, reason)
     if source.scans:  # a pool may grow, and its new subjects go to no other side
         _check_same_subjects(a.output, _splits(source))
     if config["network"] == "pal-net":
@@ -256,9 +257,7 @@ def _palnet_task(
     name = _digest([PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, splits, face])
     with _progress("patches", sum(map(len, examples.values()))) as advance:
         arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, a.workers, advance)
-    for subject in sorted(set(arrays.left_out) - set(source.left_out)):
-        _say_left_out(subject, arrays.left_out[subject])
-    source.left_out.update(arrays.left_out)
+    _leave_out(source.left_out, {name: arrays.left_out[name] for name in sorted(arrays.left_out)})
     network = PALNetConfig.from_dict(
         {"n_landmarks": len(source.scheme), "patch_size": patches.size, **config.get("model", {})}
     )
@@ -303,8 +302,7 @@ def _height_map_task(
                         )
                     files[split].append(file)
                 except (LandmarkingError, ValueError) as error:
-                    source.left_out[scan.subject.name] = str(error)
-                    _say_left_out(scan.subject.name, str(error))
+                    _leave_out(source.left_out, {scan.subject.name: str(error)})
                 advance(scan.subject.name)
     source.files.update(files)
     task = HeightMapTask(
@@ -366,14 +364,9 @@ def _open_scans(
     for folder in dict.fromkeys(folders.values()):
         subjects[folder], apart = find_subjects(folder)
         sets[folder], unreadable = read_landmark_files(subjects[folder])
-        left_out.update({**apart, **unreadable})
+        _leave_out(left_out, {**apart, **unreadable})
     own = list(sets[a.data])
-    try:
-        names = split_names(own, shares["validation"], shares["test"], seed)
-    except TrainingDataError:
-        for name, reason in left_out.items():
-            _say_left_out(name, reason)
-        raise
+    names = split_names(own, shares["validation"], shares["test"], seed)
     names["training"] = names["training"][: a.limit]
     for split, folder in folders.items():
         if folder != a.data:
@@ -381,9 +374,7 @@ def _open_scans(
     training = [sets[a.data][name] for name in names["training"]]
     scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
 
-    def warn(message: str) -> None:
-        _console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
-
+    warn = partial(say_note, _console)
     scheme = without_rare(scheme, training, warn)
     scans: dict[str, list[AlignedScan]] = {}
     with _progress("align", sum(len(names[split]) for split in folders)) as advance:
@@ -393,7 +384,7 @@ def _open_scans(
             scans[split], refused = align_scans(
                 chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
             )
-            left_out.update({name: str(error) for name, error in refused.items()})
+            _leave_out(left_out, {name: str(error) for name, error in refused.items()})
     for split in ("training", "validation"):
         if not scans[split]:
             reasons = "; ".join(left_out.values())
@@ -406,8 +397,11 @@ def _open_scans(
     return Source(folders, {}, scans, kept, left_out)
 
 
-def _say_left_out(name: str, reason: str) -> None:
-    _console.print(f"[bold red]Left out:[/] {escape(name)}: {escape(reason)}", highlight=False)
+def _leave_out(left_out: dict[str, str], reasons: Mapping[str, str]) -> None:
+    """Note who is left out, and say it at once: what follows may fail for want of subjects."""
+    new = {name: reason for name, reason in reasons.items() if left_out.get(name) != reason}
+    left_out.update(new)
+    say_reasons(_console, "Left out", new)
 
 
 def _as_set(scan: AlignedScan, scheme: LandmarkScheme) -> LandmarkSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.scheme import Landmark, load_scheme
 
 from .landmark_node import LandmarkNode
 
@@ -18,12 +18,11 @@ GROUPS: Mapping[str, frozenset[str]] = {
 }
 
 
-def group_of(label: str) -> str:
+def group_of(landmark: Landmark) -> str:
     """The group of a landmark: ``"midline"`` or one of ``GROUPS``.
 
     Cheek and temple points go with the jaw: together they are the outline of the face.
     """
-    landmark = next(one for one in load_scheme().landmarks if one.label == label)
     if landmark.side == "midline":
         return "midline"
     return next(group for group, regions in GROUPS.items() if landmark.region in regions)
@@ -32,11 +31,12 @@ def group_of(label: str) -> str:
 def show_groups(landmarks: LandmarkNode, shown: Collection[str]) -> None:
     """Show the landmarks of the groups ``shown`` and hide the others."""
     node, index = landmarks.node, landmarks.index()
+    groups = {landmark.label: group_of(landmark) for landmark in load_scheme().landmarks}
     modified = node.StartModify()
     try:
         for label in landmarks.labels:
             if label in index:
-                node.SetNthControlPointVisibility(index[label], group_of(label) in shown)
+                node.SetNthControlPointVisibility(index[label], groups[label] in shown)
     finally:
         node.EndModify(modified)
 

@@ -60,14 +60,18 @@ def surface_of(source, segment_id: str | None = None) -> RawSurface:  # type: ig
 
 
 def surface_time(source, segment_id: str | None = None) -> int:  # type: ignore[no-untyped-def]
-    """When the surface itself was changed last (VTK's time), which the node need not know; 0 if there is none yet."""
-    if not source.IsA("vtkMRMLSegmentationNode"):
+    """When the surface itself was changed last (VTK's time), which the node need not know; 0 if there is none yet.
+
+    Raises
+    ------
+    UnreadableScanError
+        As ``chosen_segment`` does.
+    """
+    segment_id = chosen_segment(source, segment_id)
+    if segment_id is None:
         surface = source.GetPolyData()
     else:
-        segmentation = source.GetSegmentation()
-        if segment_id is None and segmentation.GetNumberOfSegments():
-            segment_id = segmentation.GetNthSegmentID(0)
-        segment = segmentation.GetSegment(segment_id) if segment_id else None
+        segment = source.GetSegmentation().GetSegment(segment_id)
         kind = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         surface = segment.GetRepresentation(kind) if segment is not None else None
     return 0 if surface is None else int(surface.GetMTime())

@@ -37,16 +37,21 @@ class SurfaceSnap:
         return True
 
     def _current_locator(self) -> SurfaceLocator | None:
+        try:
+            state = self._current_state()
+            if self._state != state:
+                self._state, self._locator = state, None
+                self._locator = SurfaceLocator(surface_of(self.source, self.segment_id).scan())
+        except LandmarkingError:
+            return None
+        return self._locator
+
+    def _current_state(self) -> tuple[object, ...]:
+        """What tells one state of the surface in the world from another."""
         state: list[object] = [self.source.GetScene() is not None, self.source.GetMTime()]
         state.append(surface_time(self.source, self.segment_id))
         parent = self.source.GetParentTransformNode()
         while parent is not None:
             state += [parent.GetID(), parent.GetTransformToWorldMTime()]
             parent = parent.GetParentTransformNode()
-        if self._state != tuple(state):
-            try:
-                self._locator = SurfaceLocator(surface_of(self.source, self.segment_id).scan())
-            except LandmarkingError:
-                self._locator = None
-            self._state = tuple(state)
-        return self._locator
+        return tuple(state)

@@ -206,7 +206,7 @@ def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.
     if not groups:
         return None
     means = {
-        name: {group: float(_mean(errors[:, chosen])) for group, chosen in groups.items()}
+        name: {group: _mean(errors[:, chosen]) for group, chosen in groups.items()}
         for name, errors in ((name, result.errors()) for name, result in results.items())
     }
     rows = []

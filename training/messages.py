@@ -1,0 +1,19 @@
+"""What several commands say on the console in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def say_reasons(console: Console, what: str, reasons: Mapping[str, str]) -> None:
+    """A line for each subject that was ``what``, with the reason."""
+    for name, reason in reasons.items():
+        console.print(f"[bold red]{what}:[/] {escape(name)}: {escape(reason)}", highlight=False)
+
+
+def say_note(console: Console, message: str) -> None:
+    """A sentence for the user that is no error."""
+    console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
