@@ -81,6 +81,22 @@ def test_a_few_huge_triangles_among_many_small_ones():
     assert distances[0] == pytest.approx(5.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("thickness, side", [(1.0, 0.0), (12.0, -12.0)])
+def test_of_a_thin_part_the_side_that_faces_outwards_is_taken(thickness, side):
+    """A plate between z = 0, facing up, and z = -thickness, facing down; the query lies nearer to its back."""
+    square = np.array([[-9.0, -9.0, 0.0], [9.0, -9.0, 0.0], [9.0, 9.0, 0.0], [-9.0, 9.0, 0.0]])
+    back = square - np.array([0.0, 0.0, thickness])
+    triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 6, 5], [4, 7, 6]])
+    plate = SurfaceLocator(TriangleMesh(np.vstack([square, back]), triangles))
+    query = np.array([[1.0, 2.0, -0.6 * thickness], [1.0, 2.0, -0.6 * thickness]])
+    points, distances = plate.nearest_on_surface(query)
+    np.testing.assert_allclose(points[:, 2], -thickness, atol=1e-12)
+    up = np.array([[0.3, 0.0, 0.95], [0.0, 0.0, -1.0]])
+    points, distances = plate.nearest_on_surface(query, up)
+    np.testing.assert_allclose(points, [[1.0, 2.0, side], [1.0, 2.0, -thickness]], atol=1e-12)
+    np.testing.assert_allclose(distances, np.abs(query - points).max(axis=1), atol=1e-12)
+
+
 def test_rigid_motion_moves_the_result_with_the_mesh():
     rng = np.random.default_rng(2)
     mesh = wavy_ellipsoid(25_000)

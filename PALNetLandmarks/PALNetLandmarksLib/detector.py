@@ -128,7 +128,7 @@ class LandmarkDetector:
         placed = yield from _named("landmarks", self._placer.place(aligned, alignment.face_scale, stopwatch))
         self._check_shape(placed, mesh.name)
         yield "surface"
-        points, distance = self._to_surface(aligned, placed.points)
+        points, distance = self._to_surface(aligned, placed)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
         # A landmark that had to be moved to reach the surface, as at the edge of a hole, is off by that much more.
@@ -171,15 +171,13 @@ class LandmarkDetector:
         with ThreadPoolExecutor(workers) as executor:
             yield from executor.map(attempt, scans)
 
-    def _to_surface(
-        self, mesh: TriangleMesh, points: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _to_surface(self, mesh: TriangleMesh, placed: Placed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         locator = SurfaceLocator(mesh)
-        on_surface, distance = locator.nearest_on_surface(points)
+        on_surface, distance = locator.nearest_on_surface(placed.points, placed.outward)
         if self._surface == "vertex":
-            on_surface = locator.nearest_vertex(points)[0]
+            on_surface = locator.nearest_vertex(placed.points)[0]
         elif self._surface == "centroid":
-            on_surface = locator.centroid_of_nearest_vertices(points)[0]
+            on_surface = locator.centroid_of_nearest_vertices(placed.points)[0]
         return on_surface, distance
 
     def _check_shape(self, placed: Placed, name: str) -> None:

@@ -26,10 +26,14 @@ from .weights import WeightsFile, check_shapes
 
 @dataclass(frozen=True)
 class Placed:
-    """``points`` (L, 3) and ``standard_deviation_mm`` (L,), NaN where the network says none; aligned frame, LPS mm."""
+    """``points`` (L, 3) and ``standard_deviation_mm`` (L,), NaN where the network says none; aligned frame, LPS mm.
+
+    ``outward`` (L, 3): where the skin around each landmark faces, for networks that look at it from there.
+    """
 
     points: NDArray[np.float64]
     standard_deviation_mm: NDArray[np.float64]
+    outward: NDArray[np.floating] | None = None
 
 
 class Placer(Protocol):
@@ -88,7 +92,8 @@ class HeightMapPlacer:
             self._passes,
         )
         stopwatch.lap("network")
-        return Placed(refined.points * face_scale, refined.standard_deviation * face_scale * self._deviation_scale)
+        deviation = refined.standard_deviation * face_scale * self._deviation_scale
+        return Placed(refined.points * face_scale, deviation, self._frames[:, 2])
 
 
 class PALNetPlacer:

@@ -16,6 +16,8 @@ _CROP_ABOVE = 20_000
 _CHUNK = 32_768
 # At most this many of the longest triangles are tested against every query.
 _LONG_TRIANGLES = 500
+# A triangle that faces away from where a point is looked at counts as this much (mm) farther from it.
+_FACING_AWAY_MM = 1.5
 # Cells along the longest side of the grid that marks neighbourhoods.
 _GRID_CELLS = 128
 
@@ -143,17 +145,22 @@ class SurfaceLocator:
         centroids = self._points[indices].mean(axis=1)
         return centroids, np.linalg.norm(centroids - _as_points(queries), axis=1)
 
-    def nearest_on_surface(self, queries: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def nearest_on_surface(
+        self, queries: ArrayLike, outward: NDArray[np.floating] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Exact nearest point on the triangles.
 
         Parameters
         ----------
         queries : (q, 3) in the mesh's frame.
+        outward : (q, 3) where the skin around each query faces, for meshes in millimetres wound outwards: of the two
+            sides of a thin part, like the rim of an ear, the one that faces there is taken. Otherwise a point halfway
+            between them would go to either by chance.
 
         Returns
         -------
         points : (q, 3) on the surface.
-        distances : (q,) in the mesh's unit; never more than that of the nearest vertex.
+        distances : (q,) in the mesh's unit; without ``outward`` never more than that of the nearest vertex.
 
         Raises
         ------
@@ -166,18 +173,23 @@ class SurfaceLocator:
         best, bound = self.nearest_vertex(query_points)
         if len(query_points) == 0:
             return best, bound
-        query_of_pair, triangle_of_pair = self._triangles_within(query_points, bound)
+        away = 0.0 if outward is None else _FACING_AWAY_MM
+        query_of_pair, triangle_of_pair = self._triangles_within(query_points, bound + away)
         if len(query_of_pair) == 0:
             return best, bound
         corners = self._points[self._triangles[triangle_of_pair]].astype(np.float64)
         closest = closest_points_on_triangles(query_points[query_of_pair], corners)
         distances = np.linalg.norm(closest - query_points[query_of_pair], axis=1)
-        order = np.lexsort((distances, query_of_pair))
+        cost = distances
+        if outward is not None:
+            normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+            cost = distances + away * (_dot(normals, outward[query_of_pair]) < 0)
+        order = np.lexsort((cost, query_of_pair))
         queries_found, first = np.unique(query_of_pair[order], return_index=True)
         winners = order[first]
-        nearer = distances[winners] < bound[queries_found]
-        best[queries_found[nearer]] = closest[winners[nearer]]
-        bound[queries_found[nearer]] = distances[winners[nearer]]
+        better = cost[winners] < bound[queries_found] + away
+        best[queries_found[better]] = closest[winners[better]]
+        bound[queries_found[better]] = distances[winners[better]]
         return best, bound
 
     @property
