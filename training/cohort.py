@@ -4,7 +4,7 @@
     python -m training.cohort pool --split train --subjects 3000 --model ../shared/face-model --output /data/pool/train
 
 A cohort is a folder with ``<subject>.ply`` and ``<subject>.mrk.json`` each (LPS, mm; the layout that
-``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made; where the landmarks
+``training.train`` takes from a laboratory too) and ``<cohort>.json``, which says how it was made; where the landmarks
 bear an annotator's scatter, ``truth/<subject>.mrk.json`` has them without. A pool holds
 ``<subject>.prepared.npz`` instead: what the shipped model is trained on, without the bulk of the meshes. Both are
 made subject by subject from seeds of their own: an interrupted run goes on where it stopped.
@@ -46,7 +46,7 @@ class CohortPlan:
 
     ``number`` is part of every subject's seed; ``scheme`` as for ``HeadModel``; ``subjects`` how many by default;
     ``device`` None draws one per capture; ``hair`` scales the chance of hair and clothes; ``meshes`` False keeps
-    prepared scans only; ``turned`` puts every subject in a pose of its own.
+    prepared scans only; ``turned`` puts every subject in a pose of its own; ``unusual`` heads lie far from the mean.
     """
 
     name: str
@@ -58,6 +58,7 @@ class CohortPlan:
     annotator_noise: bool
     meshes: bool
     turned: bool
+    unusual: bool = False
 
 
 PLANS = {
@@ -68,6 +69,8 @@ PLANS = {
         CohortPlan("pool", 13, "lafas50", 3000, None, 1.0, False, False, False),
         CohortPlan("clinic", 14, "lafas50", 200, "stereo", 0.6, False, True, True),
         CohortPlan("any-device", 15, "lafas50", 1000, None, 1.0, False, True, True),
+        CohortPlan("unusual-pool", 16, "lafas50", 1500, None, 1.0, False, False, False, True),
+        CohortPlan("unusual", 17, "lafas50", 100, "stereo", 0.6, False, True, True, True),
     )
 }
 
@@ -77,7 +80,7 @@ def draw_capture(
 ) -> tuple[Capture, np.random.Generator]:
     """The capture of one subject and the generator to go on with; depends on plan, split and index alone."""
     rng = np.random.default_rng([20260 + plan.number, SPLITS[split], index])
-    subject = simulator.model.draw_subject(rng, expressive=plan.device != "clean")
+    subject = simulator.model.draw_subject(rng, expressive=plan.device != "clean", unusual=plan.unusual)
     return simulator.capture(subject, rng, plan.device, plan.hair), rng
 
 
@@ -96,7 +99,8 @@ def make_subject(
 
     The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
     """
-    name = f"{split}-{index:05d}"
+    # Both pools may lie in one folder.
+    name = f"{'unusual-' * plan.unusual}{split}-{index:05d}"
     if (output / f"{name}{suffix if plan.meshes else '.prepared.npz'}").exists():
         return name
     simulator = load_simulator(model_folder, plan.scheme)
@@ -138,7 +142,7 @@ def make_cohort(
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
     description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
-    (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    (output / f"{plan.name}.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:

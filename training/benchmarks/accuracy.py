@@ -70,6 +70,14 @@ def measure_palnet(settings: Settings) -> list[Row]:
     return [palnet_row(_measure_clinic(settings, settings.palnet, "PAL-Net"), load_scheme())]
 
 
+def measure_unusual(settings: Settings) -> list[Row]:
+    """The shipped network on half as many heads that lie far from the mean."""
+    captures = make_captures(
+        "unusual", max(1, settings.clinic_captures // 2), settings.model, settings.cache, settings.workers
+    )
+    return [unusual_row(_measure_all(captures, settings.weights, settings.workers, "unusual heads"), load_scheme())]
+
+
 def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[Row]:
     """Rows of the error over all and over the inner landmarks, the template, missing landmarks, and certainty."""
     done = [one for one in measured if one.errors is not None]
@@ -199,19 +207,31 @@ def certainty_row(errors: Array, visible: NDArray[np.bool_], deviations: Array, 
 
 def palnet_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:
     """The row of the published network; landmarks with no point count like any other."""
+    return _row_in_short("same, published PAL-Net trained on the same data", "reported beside it", measured, scheme)
+
+
+def unusual_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:
+    """The row of heads far from the mean."""
+    what = "clinic-like captures of test identities far from the mean, as in a craniofacial clinic"
+    return _row_in_short(what, "—", measured, scheme)
+
+
+def _row_in_short(what: str, target: str, measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:
     done = [one for one in measured if one.errors is not None]
-    what = "same, published PAL-Net trained on the same data"
     if not done:
-        return Row(what, "reported beside it", "every capture was refused", None, len(measured))
+        return Row(what, target, "every capture was refused", None, len(measured))
     errors = np.array([np.where(one.visible, one.errors, np.nan) for one in done])
     inner = summary(errors[:, inner_landmarks(scheme)])
+    certainty = calibration(errors, np.array([one.deviations for one in done]))
+    held = certainty["within_95"]
     return Row(
         what,
-        "reported beside it",
-        f"{_in_words(summary(errors))}; inner {inner['mean']:.2f} mm; {len(measured) - len(done)} refused",
+        target,
+        f"{_in_words(summary(errors))}; inner {inner['mean']:.2f} mm; {len(measured) - len(done)} refused"
+        + (f"; {100 * held:.1f} % within the 95 % region" if np.isfinite(held) else ""),
         None,
         len(measured),
-        {**summary(errors), "inner": inner, "landmarks": per_landmark(errors, scheme)},
+        {**summary(errors), "inner": inner, "certainty": certainty, "landmarks": per_landmark(errors, scheme)},
     )
 
 

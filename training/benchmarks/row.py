@@ -16,8 +16,9 @@ class Settings:
     model, scans : folders of the head model and of the real scans.
     output : folder of the results; ``cache`` folder of the simulated captures.
     captures, clinic_captures : numbers of captures for alignment and for point-wise error.
-    poses, repetitions : numbers of random poses, and of runs whose median is a time.
+    poses, heads, repetitions : numbers of random poses, of heads of another model, and of runs whose median is a time.
     weights, palnet : weights files; the bundled ones by default, and none.
+    makehuman : folder of MakeHuman's data; ``None`` leaves its rows out.
     registration : ``"own"`` or ``"fpfh-ransac"`` (open3d), for the alignment row.
     workers : processes; rows that measure time use one whatever it says.
     seed : of random poses; simulated captures have seeds of their own.
@@ -30,9 +31,11 @@ class Settings:
     captures: int = 1000
     clinic_captures: int = 200
     poses: int = 100
+    heads: int = 200
     repetitions: int = 11
     weights: Optional[Path] = None  # noqa: UP045
     palnet: Optional[Path] = None  # noqa: UP045
+    makehuman: Optional[Path] = None  # noqa: UP045
     registration: str = "own"
     workers: int = 2
     seed: int = 7

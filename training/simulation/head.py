@@ -113,24 +113,28 @@ class HeadModel:
             inside[first:last] = True
         return self.triangles[inside[self.triangles].all(axis=1)]
 
-    def draw_subject(self, rng: np.random.Generator, expressive: bool = True) -> Subject:
-        """Draw a person: identity, size, asymmetry, mild expression; see the issue's section 3."""
-        spread = rng.uniform(0.8, 1.2)
+    def draw_subject(self, rng: np.random.Generator, expressive: bool = True, unusual: bool = False) -> Subject:
+        """Draw a person: identity, size, asymmetry, mild expression; see the issue's section 3.
+
+        ``unusual``: much further from the mean head, as patients of a craniofacial clinic may be.
+        """
+        spread = rng.uniform(1.2, 1.9) if unusual else rng.uniform(0.8, 1.2)
+        deformation, stretching = (2.0, 0.05) if unusual else (1.0, 0.02)
         weights = rng.normal(size=len(self.identity)) * spread
         neutral = self.neutral + np.tensordot(weights.astype(np.float32), self.identity, axes=1)
         # Broad and local deformations that the 100 modes cannot make: asymmetry, and people unlike the scanned ones.
-        neutral = neutral + 1.3 * rng.uniform(0, 1.5) * smooth_noise(neutral, 140.0, rng, 24, 3)
+        neutral = neutral + deformation * 1.3 * rng.uniform(0, 1.5) * smooth_noise(neutral, 140.0, rng, 24, 3)
         # The finer ones along the normal alone: skin that slides along itself shows nowhere but in the labels.
         normals = TriangleMesh(neutral, self.triangles).vertex_normals
         for wavelength, amplitude in ((60.0, 0.7), (30.0, 0.3)):
-            height = amplitude * rng.uniform(0, 1.5) * smooth_noise(neutral, wavelength, rng)
+            height = deformation * amplitude * rng.uniform(0, 1.5) * smooth_noise(neutral, wavelength, rng)
             neutral = neutral + height[:, None] * normals
         change, eyes_shut = self._draw_expression(rng) if expressive else (np.zeros_like(neutral), False)
         vertices = neutral + change
         landmarks = np.array([self._landmark(rule, neutral, vertices) for rule in self.rules])
         # Most are adults; the rest reach down to small children.
         size = ADULT_SIZE * rng.normal(1.0, 0.05) if rng.random() < 0.8 else rng.uniform(0.66, 0.9)
-        stretch = np.array([rng.normal(1, 0.02), rng.normal(1, 0.02), rng.normal(1, 0.02)]) * size
+        stretch = rng.normal(1, stretching, 3) * size
         return Subject(vertices * stretch, landmarks * stretch, size, eyes_shut)
 
     def mean_subject(self) -> Subject:

@@ -10,7 +10,7 @@ from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray,
 from vtkmodules.vtkCommonCore import vtkPoints
 from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkPolyDataNormals
-from vtkmodules.vtkFiltersModeling import vtkFillHolesFilter
+from vtkmodules.vtkFiltersModeling import vtkFillHolesFilter, vtkLoopSubdivisionFilter
 
 Surface = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -33,27 +33,24 @@ def join(parts: Sequence[Surface]) -> Surface:
 
 def bridge_holes(points: NDArray[np.float64], triangles: NDArray[np.int64], radius_mm: float) -> Surface:
     """Close the holes that fit into a sphere of ``radius_mm`` by large flat triangles, as capture software does."""
-    surface = vtkPolyData()
-    locations = vtkPoints()
-    locations.SetData(numpy_to_vtk(np.ascontiguousarray(points), deep=True))
-    surface.SetPoints(locations)
-    cells = vtkCellArray()
-    offsets = np.arange(0, triangles.size + 1, 3)
-    cells.SetData(numpy_to_vtkIdTypeArray(offsets, deep=True), numpy_to_vtkIdTypeArray(triangles.ravel(), deep=True))
-    surface.SetPolys(cells)
     closing = vtkFillHolesFilter()
-    closing.SetInputData(surface)
+    closing.SetInputData(to_vtk(points, triangles))
     closing.SetHoleSize(radius_mm)
     turning = vtkPolyDataNormals()  # the filter winds its triangles either way
     turning.SetInputConnection(closing.GetOutputPort())
     turning.ConsistencyOn()
     turning.SplittingOff()
     turning.Update()
-    closed = turning.GetOutput()
-    return (
-        vtk_to_numpy(closed.GetPoints().GetData()).astype(np.float64),
-        vtk_to_numpy(closed.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64),
-    )
+    return _from_vtk(turning.GetOutput())
+
+
+def subdivide_smoothly(points: NDArray[np.float64], triangles: NDArray[np.int64], times: int) -> Surface:
+    """Loop's subdivision: every triangle becomes four, ``times`` over, of a surface that is smooth in the limit."""
+    smoothing = vtkLoopSubdivisionFilter()
+    smoothing.SetInputData(to_vtk(points, triangles))
+    smoothing.SetNumberOfSubdivisions(times)
+    smoothing.Update()
+    return _from_vtk(smoothing.GetOutput())
 
 
 def unweld(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> Surface:
@@ -100,5 +97,22 @@ def zero_surface(field: NDArray[np.floating], corner: Sequence[float] = (0.0, 0.
     surface = edges.GetOutput()
     if surface.GetNumberOfCells() == 0:
         return np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64)
+    return _from_vtk(surface)
+
+
+def to_vtk(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> vtkPolyData:
+    """A copy as VTK's filters take it."""
+    surface = vtkPolyData()
+    locations = vtkPoints()
+    locations.SetData(numpy_to_vtk(np.ascontiguousarray(points), deep=True))
+    surface.SetPoints(locations)
+    cells = vtkCellArray()
+    offsets = np.arange(0, triangles.size + 1, 3)
+    cells.SetData(numpy_to_vtkIdTypeArray(offsets, deep=True), numpy_to_vtkIdTypeArray(triangles.ravel(), deep=True))
+    surface.SetPolys(cells)
+    return surface
+
+
+def _from_vtk(surface: vtkPolyData) -> Surface:
     points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
     return points, vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
