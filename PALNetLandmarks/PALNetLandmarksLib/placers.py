@@ -33,7 +33,7 @@ class Placed:
 
     points: NDArray[np.float64]
     standard_deviation_mm: NDArray[np.float64]
-    outward: NDArray[np.floating] | None = None
+    outward: NDArray[np.float64] | None = None
 
 
 class Placer(Protocol):
@@ -93,7 +93,7 @@ class HeightMapPlacer:
         )
         stopwatch.lap("network")
         deviation = refined.standard_deviation * face_scale * self._deviation_scale
-        return Placed(refined.points * face_scale, deviation, self._frames[:, 2])
+        return Placed(refined.points * face_scale, deviation, self._frames[:, 2].astype(np.float64))
 
 
 class PALNetPlacer:

@@ -146,7 +146,7 @@ class SurfaceLocator:
         return centroids, np.linalg.norm(centroids - _as_points(queries), axis=1)
 
     def nearest_on_surface(
-        self, queries: ArrayLike, outward: NDArray[np.floating] | None = None
+        self, queries: ArrayLike, outward: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Exact nearest point on the triangles.
 
