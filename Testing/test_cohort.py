@@ -69,7 +69,7 @@ def test_a_subject_depends_on_plan_split_and_index_alone() -> None:
         assert drawn(replace(plan, subjects=1), "test", 3) == drawn(plan, "test", 3)  # not on the cohort's length
     assert drawn(PLANS["facescape-sim"], "train", 0)[5] is False  # neutral faces
     assert drawn(PLANS["lafas-sim"], "train", 0)[5] is True
-    assert [name for name, plan in PLANS.items() if drawn(plan, "train", 0)[6]] == ["unusual-pool", "unusual"]
+    assert [name for name, plan in PLANS.items() if drawn(plan, "train", 0)[6]] == ["unusual"]
 
 
 def test_identities_of_train_validation_and_test_are_different_people(model_folder: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_finished_cohort_says_how_it_was_made(cohort: Path, tmp_path: Path) ->
     (tmp_path / "test-00002.mrk.json").rename(tmp_path / "test-00002.txt")
     make_cohort(SMALL, "test", 2, tmp_path / "no-model-needed", tmp_path, workers=1)
     make_subject(2, SMALL, "test", tmp_path / "no-model-needed", tmp_path, suffix=".txt")
-    document = json.loads((tmp_path / "any-device.json").read_text(encoding="utf-8"))
+    document = json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))
     assert document["cohort"] == "any-device"
     assert document["split"] == "test"
     assert document["subjects"] == 2  # as made, not as the plan has it by default

@@ -6,16 +6,18 @@ import json
 import shutil
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.align import DOUBTFUL_FITNESS, LEAST_FITNESS, UNITS, align_to_reference
 from PALNetLandmarksLib.detection import Detection
-from PALNetLandmarksLib.detector import LandmarkDetector
+from PALNetLandmarksLib.detector import SURE_BELOW_MM, LandmarkDetector
 from PALNetLandmarksLib.errors import LandmarkingError, NotAFaceError, UnknownUnitError, WeightsError
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.placers import Placed
@@ -381,6 +383,36 @@ def test_corrupted_or_foreign_weights(change: Callable[[Path], None], resources:
     assert_one_sentence(refusal.value, "Copy.safetensors")
 
 
+class _UncertainPlacer:
+    """Stands in for a network: the bundled one's points, with one standard deviation for all."""
+
+    def __init__(self, placer: Any, deviation: float) -> None:
+        self.labels, self.mean_landmarks = placer.labels, placer.mean_landmarks
+        self._placer, self._deviation = placer, deviation
+
+    def place(self, mesh: TriangleMesh, face_scale: float, stopwatch: Stopwatch) -> Generator[None, None, Placed]:
+        placed = yield from self._placer.place(mesh, face_scale, stopwatch)
+        return replace(placed, standard_deviation_mm=np.full(len(self.labels), self._deviation * face_scale))
+
+
+@pytest.mark.parametrize(
+    "deviation, is_face", [(0.9 * SURE_BELOW_MM, True), (1.1 * SURE_BELOW_MM, False), (np.nan, False)]
+)
+def test_the_network_judges_what_the_alignment_doubts(
+    deviation: float, is_face: bool, detector: LandmarkDetector, sample: TriangleMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that says nothing of its certainty, like PAL-Net, cannot speak for a face."""
+    placer = _UncertainPlacer(detector._placer, deviation)
+    judge = LandmarkDetector(placer, load_reference(), "1", "", "cpu", "triangle")
+    assert judge.detect(sample).warnings == ()  # no doubt, so nobody is asked
+    monkeypatch.setattr("PALNetLandmarksLib.detector.LEAST_FITNESS", 0.999)
+    if is_face:
+        assert "check every landmark" in judge.detect(sample).warnings[0]
+    else:
+        with pytest.raises(NotAFaceError, match="No face was found"):
+            judge.detect(sample)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Accuracy, roughly: training.benchmark measures it
 
@@ -394,6 +426,19 @@ def test_a_capture_against_the_subject_it_was_made_from(shared: Path, detector: 
     errors = apart(found.points, capture.landmarks)[capture.visible]
     assert np.mean(errors) < 2.5
     assert np.quantile(errors, 0.9) < 5
+
+
+def test_an_unusual_face_that_the_alignment_doubts_is_found(shared: Path, detector: LandmarkDetector) -> None:
+    cohort = pytest.importorskip("training.cohort")
+    simulator = cohort.CaptureSimulator(cohort.HeadModel(shared / "face-model"))
+    capture, _ = cohort.draw_capture(simulator, cohort.PLANS["unusual"], "test", 86)
+    mesh = TriangleMesh(capture.points, capture.triangles, "unusual.ply")
+    with pytest.raises(NotAFaceError, match="No face was found"):
+        align_to_reference(mesh, load_reference())
+    found = detector.detect(mesh)
+    assert DOUBTFUL_FITNESS < found.fitness < LEAST_FITNESS
+    assert np.mean(apart(found.points, capture.landmarks)[capture.visible]) < 2.5
+    assert len(found.warnings) == 1 and "check every landmark" in found.warnings[0]
 
 
 @pytest.mark.parametrize("name", ["facefuns_f18", "meshmonk_demo"])

@@ -4,7 +4,7 @@
     python -m training.cohort pool --split train --subjects 3000 --model ../shared/face-model --output /data/pool/train
 
 A cohort is a folder with ``<subject>.ply`` and ``<subject>.mrk.json`` each (LPS, mm; the layout that
-``training.train`` takes from a laboratory too) and ``<cohort>.json``, which says how it was made; where the landmarks
+``training.train`` takes from a laboratory too) and ``cohort.json``, which says how it was made; where the landmarks
 bear an annotator's scatter, ``truth/<subject>.mrk.json`` has them without. A pool holds
 ``<subject>.prepared.npz`` instead: what the shipped model is trained on, without the bulk of the meshes. Both are
 made subject by subject from seeds of their own: an interrupted run goes on where it stopped.
@@ -69,7 +69,6 @@ PLANS = {
         CohortPlan("pool", 13, "lafas50", 3000, None, 1.0, False, False, False),
         CohortPlan("clinic", 14, "lafas50", 200, "stereo", 0.6, False, True, True),
         CohortPlan("any-device", 15, "lafas50", 1000, None, 1.0, False, True, True),
-        CohortPlan("unusual-pool", 16, "lafas50", 1500, None, 1.0, False, False, False, True),
         CohortPlan("unusual", 17, "lafas50", 100, "stereo", 0.6, False, True, True, True),
     )
 }
@@ -99,8 +98,7 @@ def make_subject(
 
     The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
     """
-    # Both pools may lie in one folder.
-    name = f"{'unusual-' * plan.unusual}{split}-{index:05d}"
+    name = f"{split}-{index:05d}"
     if (output / f"{name}{suffix if plan.meshes else '.prepared.npz'}").exists():
         return name
     simulator = load_simulator(model_folder, plan.scheme)
@@ -142,7 +140,7 @@ def make_cohort(
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
     description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
-    (output / f"{plan.name}.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:

@@ -41,6 +41,8 @@ LEAST_VERTICES = 2000
 #: Least fitness (see ``face_evidence``): above that of 10,587 wrong poses on simulated captures (0.50 at most) and of
 #: 240 balls, eggs, feet, torsos, cubes and backs of heads (0.47 at most).
 LEAST_FITNESS = 0.52
+#: Faces far from the mean come to less, some as low as this. What lies between may be one of them or no face at all.
+DOUBTFUL_FITNESS = 0.2
 #: Least share of the middle of the face that must be there: a little less than half a face.
 LEAST_COVERAGE = 0.35
 #: Below this fitness the search goes on: with the borders of the scan, where half noses are, and then without what lies
@@ -87,13 +89,15 @@ class Alignment:
     warnings: tuple[str, ...]
 
 
-def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None) -> Alignment:
+def align_to_reference(
+    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
+) -> Alignment:
     """``align_stepwise`` at one go."""
-    return finish(align_stepwise(mesh, reference, unit))
+    return finish(align_stepwise(mesh, reference, unit, least_fitness))
 
 
 def align_stepwise(
-    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None
+    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
 ) -> Generator[None, None, Alignment]:
     """Find the rigid transform that brings the face on ``mesh`` to the reference face; the same on every run.
 
@@ -104,6 +108,7 @@ def align_stepwise(
     mesh : the scan as read, in any pose.
     reference : canonical LPS mm.
     unit : length unit of the scan, if known; otherwise that which makes a face of what is there.
+    least_fitness : what is refused; ``DOUBTFUL_FITNESS`` for those who tell faces from others by further means.
 
     Raises
     ------
@@ -137,11 +142,8 @@ def align_stepwise(
     found, mm_per_unit = searched[best], UNITS[units[best]]
     pose, evidence = _settle(found, target, 0)
     fitness = float(np.clip(evidence.fitness[0], 0, 1))
-    if fitness < LEAST_FITNESS or evidence.coverage[0] < LEAST_COVERAGE:
-        raise NotAFaceError(
-            f"No face was found on '{mesh.name}' (fitness {fitness:.2f} < {LEAST_FITNESS}); "
-            f"check that the scan shows a face{f' and is in {unit}' if unit else ''}."
-        )
+    if fitness < least_fitness or evidence.coverage[0] < LEAST_COVERAGE:
+        raise no_face_found(mesh.name, fitness, unit)
     yield
     _check_alone(found, pose, target, mesh.name)
     yield
@@ -166,6 +168,14 @@ def align_stepwise(
         coverage=float(evidence.coverage[0]),
         inside_out=inside_out,
         warnings=warnings,
+    )
+
+
+def no_face_found(name: str, fitness: float, unit: str | None) -> NotAFaceError:
+    """The refusal of a scan; ``unit`` as the user gave it."""
+    return NotAFaceError(
+        f"No face was found on '{name}' (fitness {fitness:.2f} < {LEAST_FITNESS}); "
+        f"check that the scan shows a face{f' and is in {unit}' if unit else ''}."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import align_stepwise
+from .align import DOUBTFUL_FITNESS, LEAST_FITNESS, Alignment, align_stepwise, no_face_found
 from .detection import Detection
 from .device import choose_device
 from .errors import LandmarkingError, NotAFaceError
@@ -37,6 +37,10 @@ MISSING_BEYOND_MM = 4.0
 #: Root mean square distance (mm at the reference's size) of the landmarks from the mean face beyond which they are no
 #: face; set from the benchmark's distributions of faces and other shapes.
 IMPLAUSIBLE_BEYOND_MM = 12.0
+
+#: Median standard deviation (mm at the reference's size) of the landmarks up to which what the alignment doubts is a
+#: face: on faces far from the mean 0.8 to 1.3 (one of 19: 1.8), on wrong poses and what is no face 1.5 to 10.
+SURE_BELOW_MM = 1.35
 
 
 class LandmarkDetector:
@@ -116,7 +120,7 @@ class LandmarkDetector:
         mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
         stopwatch.lap("read")
         yield "align"
-        alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit))
+        alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit, DOUBTFUL_FITNESS))
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
         aligned = TriangleMesh(
             (mesh.points * alignment.mm_per_unit) @ rotation.T + translation,
@@ -126,6 +130,7 @@ class LandmarkDetector:
         stopwatch.lap("align")
         yield "landmarks"
         placed = yield from _named("landmarks", self._placer.place(aligned, alignment.face_scale, stopwatch))
+        doubts = _doubts(alignment, placed, mesh.name, unit)
         self._check_shape(placed, mesh.name)
         yield "surface"
         points, distance = self._to_surface(aligned, placed)
@@ -151,7 +156,7 @@ class LandmarkDetector:
             weights_version=self.weights_version,
             weights_sha256=self.weights_sha256,
             device=self.device,
-            warnings=(*mesh.warnings, *alignment.warnings),
+            warnings=(*mesh.warnings, *alignment.warnings, *doubts),
         )
 
     def detect_many(
@@ -195,6 +200,18 @@ class LandmarkDetector:
                 f"{distance:.0f} mm, more than {IMPLAUSIBLE_BEYOND_MM:.0f} mm); check that the scan shows one face "
                 "and that weights of your own, if you use any, are trained well."
             )
+
+
+def _doubts(alignment: Alignment, placed: Placed, name: str, unit: str | None) -> tuple[str, ...]:
+    """Let the network judge what the alignment doubts: refuse it, or take it for an unusual face and say so."""
+    if alignment.fitness >= LEAST_FITNESS:
+        return ()
+    if not np.median(placed.standard_deviation_mm) <= SURE_BELOW_MM * alignment.face_scale:
+        raise no_face_found(name, alignment.fitness, unit)
+    return (
+        f"The face differs much from the faces that the network has seen (fitness {alignment.fitness:.2f}); check "
+        "every landmark.",
+    )
 
 
 def _named(name: str, steps: Generator[None, None, Result]) -> Generator[str, None, Result]:
