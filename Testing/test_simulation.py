@@ -561,7 +561,7 @@ def test_smooth_subdivision_rounds_corners_and_keeps_the_surface_closed() -> Non
 
 @pytest.fixture
 def makehuman(tmp_path: Path) -> Path:
-    """Data of MakeHuman's layout: a skin of 8 x 8 squares, half of it below the neck, and two features."""
+    """Data of MakeHuman's layout: a skin of 8 x 8 squares, three rows of it above the neck, and two features."""
     side = np.arange(9)
     lines = [f"v {x / 8 - 0.5} {4.6 + y / 4} 0.0" for y in side for x in side]
     lines += ["g body"]

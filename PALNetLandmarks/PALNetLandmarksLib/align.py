@@ -89,11 +89,9 @@ class Alignment:
     warnings: tuple[str, ...]
 
 
-def align_to_reference(
-    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
-) -> Alignment:
+def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None) -> Alignment:
     """``align_stepwise`` at one go."""
-    return finish(align_stepwise(mesh, reference, unit, least_fitness))
+    return finish(align_stepwise(mesh, reference, unit))
 
 
 def align_stepwise(

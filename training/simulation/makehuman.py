@@ -68,17 +68,20 @@ class MakeHumanHeads:
         above = [face for face in faces if self._vertices[face, 1].min() > NECK]
         self._coarse = np.array([face[list(corners)] for face in above for corners in ((0, 1, 2), (0, 2, 3))])
         self.triangles = self._finished(self._vertices)[1]
+        self._features = [
+            (feature, lower, upper, [side for side in ("l-", "r-", "") if self._path(feature, side + upper).exists()])
+            for feature in FEATURES
+            for lower, upper in _pairs(self._targets / feature)
+        ]
 
     def draw(self, rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
         """Vertices (v, 3) of a random head in LPS mm; ``spread``: how far the features go, 1 is as far as a target."""
         vertices = self._draw_person(rng)
-        for feature in FEATURES:
-            for lower, upper in _pairs(self._targets / feature):
-                amount = spread * rng.normal() if lower else 0.5 * spread * abs(rng.normal())
-                sides = [side for side in ("l-", "r-", "") if self._path(feature, side + upper).exists()]
-                for side in sides:
-                    own = amount + SIDE_DIFFERENCE * spread * rng.normal() * bool(lower and side)
-                    vertices += abs(own) * self._target(feature, side + (upper if own > 0 or not lower else lower))
+        for feature, lower, upper, sides in self._features:
+            amount = spread * rng.normal() if lower else 0.5 * spread * abs(rng.normal())
+            for side in sides:
+                own = amount + SIDE_DIFFERENCE * spread * rng.normal() * bool(lower and side)
+                vertices += abs(own) * self._target(feature, side + (upper if own > 0 or not lower else lower))
         return self._finished(vertices)[0]
 
     def _draw_person(self, rng: np.random.Generator) -> NDArray[np.float64]:
