@@ -282,6 +282,36 @@ def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
         find_subjects(tmp_path / "run")
 
 
+def test_files_of_one_subject_are_paired_by_name(tmp_path):
+    points = LandmarkSet(LABELS, np.arange(15.0).reshape(5, 3))
+    for scan in ("Ren\u00e9.PLY", "S1.ply", "S2.obj", "twin.ply", "TWIN.ply", "S4.ply"):
+        (tmp_path / scan).write_bytes(b"ply")
+    for file in ("rene\u0301.mrk.json", "s1.csv", "S2.csv", "S2.mrk.json", "Twin.fcsv", "S5.txt", "S6.csv"):
+        write_landmarks(tmp_path / file, points)
+    (tmp_path / "patients.csv").write_text("name,born\nS1,1990\n")
+    (tmp_path / "notes.txt").write_text("S4 was away")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "S7.ply").write_bytes(b"ply")
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "S1.mrk.json").write_bytes(b"{}")
+    subjects, left_out = find_subjects(tmp_path)
+    assert {subject.name: subject.landmarks.name for subject in subjects} == {
+        "Ren\u00e9": "rene\u0301.mrk.json",
+        "S1": "s1.csv",
+        "S2": "S2.mrk.json",
+    }
+    no_landmarks, no_scan = "it has no landmark file", "its landmark file has no scan"
+    assert left_out == {
+        "more/": "folders within the folder are not read; move its files up",
+        "S4": no_landmarks,
+        "TWIN": no_landmarks,
+        "twin": no_landmarks,
+        "Twin": no_scan,
+        "S5": no_scan,
+        "S6": no_scan,
+    }
+
+
 def test_two_processes_end_with_equal_weights(laboratory, aligned, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -1,15 +1,16 @@
 """A laboratory's folder of scans: which files belong together, which landmarks there are, who is in which split, and
 where each scan lies in the reference frame.
 
-The folder holds ``<subject>.<mesh suffix>`` (any format the library reads) and ``<subject>.mrk.json``, ``.fcsv`` or
-``.txt`` (LAFAS: ``name<TAB>(x,y,z)``) for each subject. Whatever cannot be used is named with the reason, never dropped
-silently.
+The folder holds ``<subject>.<mesh suffix>`` (any format the library reads) and ``<subject>.mrk.json``, ``.fcsv``,
+``.csv`` (the extension's own table) or ``.txt`` (LAFAS: ``name<TAB>(x,y,z)``) for each subject. Whatever cannot be used
+is named with the reason, never dropped silently.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,10 @@ from PALNetLandmarksLib.scheme import Landmark, LandmarkScheme, load_scheme
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".txt")
+LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".txt")
+
+#: Of these files, those without a scan may be anything: a list of patients, a note.
+_GENERAL_SUFFIXES = (".csv", ".txt")
 
 #: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
 FAR_FROM_SCAN_MM = 10.0
@@ -79,6 +83,9 @@ class AlignedScan:
 def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
     """Pair the files of ``folder`` by name; returns the subjects and, for what is left out, the reason.
 
+    Names that differ in case or in the form of accented letters alone go together where no other scan is meant. Of a
+    ``.csv`` beside another landmark file, as the command line leaves them, the other file is read.
+
     Raises
     ------
     TrainingDataError
@@ -86,20 +93,28 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
     """
     scans: dict[str, list[Path]] = {}
     landmarks: dict[str, list[Path]] = {}
+    left_out: dict[str, str] = {}
     if not folder.is_dir():
         raise TrainingDataError(f"'{folder}' is no folder; give the folder with the scans.")
     for path in sorted(folder.iterdir()):
         name = path.name.lower()
-        if name.startswith(".") or not path.is_file():
+        if name.startswith("."):
+            continue
+        if path.is_dir():
+            if any(inner.suffix.lower() in SUPPORTED_SUFFIXES for inner in path.iterdir()):
+                left_out[f"{path.name}/"] = "folders within the folder are not read; move its files up"
             continue
         for suffix in LANDMARK_SUFFIXES:
             if name.endswith(suffix):
                 landmarks.setdefault(path.name[: -len(suffix)], []).append(path)
         if path.suffix.lower() in SUPPORTED_SUFFIXES:
             scans.setdefault(path.stem, []).append(path)
-    subjects, left_out = [], {}
+    landmarks = _by_scan(landmarks, scans)
+    subjects = []
     for name in sorted(scans):
-        found = landmarks.get(name, [])
+        found = landmarks.pop(name, [])
+        if len(found) > 1:
+            found = [path for path in found if path.suffix.lower() != ".csv"]
         if len(scans[name]) > 1:
             left_out[name] = f"there are {len(scans[name])} scans of that name; keep one"
         elif not found:
@@ -108,15 +123,39 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
             left_out[name] = f"it has {len(found)} landmark files; keep one"
         else:
             subjects.append(Subject(name, scans[name][0], found[0]))
-    for name in sorted(set(landmarks) - set(scans)):
-        if not landmarks[name][0].name.lower().endswith(".txt"):
+    for name, files in sorted(landmarks.items()):
+        if any(not path.name.lower().endswith(_GENERAL_SUFFIXES) or _has_landmarks(path) for path in files):
             left_out[name] = "its landmark file has no scan"
     if not subjects:
         raise TrainingDataError(
             f"'{folder}' holds no scan with a landmark file of the same name; put <subject>.ply and <subject>.mrk.json "
-            "there, or other kinds of meshes and .fcsv or .txt."
+            "there, or other kinds of meshes and .fcsv, .csv or .txt."
         )
     return subjects, left_out
+
+
+def _by_scan(landmarks: dict[str, list[Path]], scans: Collection[str]) -> dict[str, list[Path]]:
+    """``landmarks`` by the name of the scan, where they have one that is written alike and no other is."""
+    alike: dict[str, list[str]] = {}
+    for name in scans:
+        alike.setdefault(_plain(name), []).append(name)
+    by_scan: dict[str, list[Path]] = {}
+    for name, files in landmarks.items():
+        candidates = [name] if name in scans else alike.get(_plain(name), [])
+        by_scan.setdefault(candidates[0] if len(candidates) == 1 else name, []).extend(files)
+    return by_scan
+
+
+def _plain(name: str) -> str:
+    """``name`` as macOS and Windows would compare it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _has_landmarks(path: Path) -> bool:
+    try:
+        return len(read_landmarks(path)) > 0
+    except LandmarkingError:
+        return False
 
 
 def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, LandmarkSet], dict[str, str]]:
