@@ -28,6 +28,7 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 from training import train as trainer  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
+from training.finetuning import habits  # noqa: E402
 from training.folder import (  # noqa: E402
     TrainingDataError,
     counterparts,
@@ -43,7 +44,7 @@ from training.loop import Recipe, split_batches, train  # noqa: E402
 from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
 from training.palnet_task import densify, open_patches  # noqa: E402
-from training.prepared import prepare_scan, save_prepared  # noqa: E402
+from training.prepared import load_prepared, prepare_scan, save_prepared  # noqa: E402
 from training.write_ply import write_ply  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -364,7 +365,8 @@ def test_height_map_network_learns_other_landmarks(laboratory, aligned, tmp_path
     ("change", "said"),
     [
         ("batch_size=0", "'batch_size' of the recipe cannot be 0; give a whole number above zero"),
-        ("epochs=abc", "'epochs' of the recipe cannot be 'abc'; give a whole number above zero"),
+        ("epochs=abc", "'epochs' of the recipe cannot be 'abc'; give a whole number"),
+        ("epochs=0", "Without an epoch nothing is learnt"),
         ("weight_decay=-1", "'weight_decay' of the recipe cannot be -1; give a number"),
         ("schedule=cosin", "'schedule' of the recipe cannot be 'cosin'; give plateau or cosine"),
         ("lr=1", "the recipe has no setting 'lr'"),
@@ -479,6 +481,56 @@ def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path):
     assert trained.fact("config") == load_weights(bundled).fact("config")
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
     assert [entry["epoch"] for entry in history] == [0, 1]
+
+
+def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, capsys):
+    """Eight faces, nine of the landmarks and one of the laboratory's own; its Pg lies 4 mm higher."""
+    labels, own = ("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L", "Ch_R", "Ch_L", "Al_R"), "our point"
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(8):
+        mesh, _ = person(number)
+        points = landmarks_of(number, labels)
+        points[3] = mesh.points[cKDTree(mesh.points).query(points[3] + (0, 0, 4))[1]]
+        write_ply(data / f"S{number}.ply", mesh.points, mesh.triangles)
+        write_landmarks(data / f"S{number}.mrk.json", LandmarkSet((*labels, own), np.vstack([points, points[:1]])))
+    bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
+    run, config = tmp_path / "run", {**HEIGHT_MAPS, "split": {"validation": 0.1, "test": 0.1}}
+    card = run_trainer(data, run, "--finetune", str(bundled), config=config, epochs=0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"does not know them: {own}." in said and "No landmark file has Tr, G, C, Ls" in said
+    assert "No epoch did better on the validation subjects than the start" in said
+    assert card["labels"] == list(load_scheme().labels)
+    assert 2 < card["start"]["moved_mm"]["Pg"] < 5
+    assert set(card["start"]["untaught"]) == set(load_scheme().labels) - set(labels)
+    before, after = load_weights(bundled), load_weights(run / "weights.safetensors")
+    scale = [np.array(weights.fact("deviation_scale")) for weights in (before, after)]
+    kept = [load_scheme().labels.index(label) for label in card["start"]["untaught"]]
+    np.testing.assert_allclose(scale[1][kept], scale[0][kept], atol=1e-4)
+    # On a face that it has not seen: Pg has moved up, what nobody placed stays.
+    mesh, _ = person(30)
+    there = [
+        LandmarkDetector.load(path, device="cpu").detect(mesh).points for path in (bundled, run / "weights.safetensors")
+    ]
+    moved, pg = there[1] - there[0], load_scheme().labels.index("Pg")
+    assert 2 < moved[pg, 2] < 6
+    assert np.linalg.norm(moved[kept], axis=1).max() < 1
+    # In the files to train on, what nobody placed is where the network has it.
+    scans = [load_prepared(file) for file in run.glob("scans-*/training-*.prepared.npz")]
+    assert len(scans) == 6 and all(np.isfinite(scan.landmarks).all() for scan in scans)
+
+
+def test_only_what_exceeds_chance_is_a_habit():
+    rng = np.random.default_rng(0)
+    kinds = (0, 1, 1, 2)
+    residuals = rng.normal(0, 1, (20, 4, 3)) + np.array([[0, 0, 0], [0, 3, 0], [0, 3, 0], [5, 0, 0]])
+    residuals[2:, 3] = np.nan  # two subjects are too few
+    found = habits(residuals, kinds)
+    np.testing.assert_allclose(found[1], (0, 3, 0), atol=0.5)
+    assert not found[2].any()
+    none = [habits(rng.normal(0, 1, (20, 1, 3)), (0,)) for _ in range(300)]
+    assert np.mean([one.any() for one in none]) < 0.1
+    assert max(np.linalg.norm(one) for one in none) < 0.7
 
 
 def test_finetuning_goes_on_from_weights_older_than_the_parts_across_landmarks(pool, tmp_path):

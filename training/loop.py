@@ -42,7 +42,7 @@ class Task(Protocol):
 
 #: Settings of the recipe that name one of a few things, and those that are above zero; all other numbers may be zero.
 CHOICES = {"schedule": ("plateau", "cosine"), "precision": ("float32", "bfloat16", "float16", "auto")}
-ABOVE_ZERO = ("epochs", "batch_size", "learning_rate")
+ABOVE_ZERO = ("batch_size", "learning_rate")
 
 
 #: PAL-Net's 67 million weights take longer to write than an epoch on few subjects takes to compute.
@@ -234,6 +234,8 @@ def train(
         # What training starts from is the first to beat: few or scattered annotations may make it worse.
         averaged.eval()
         keep(_from_first([{"epoch": 0, **task.validate(averaged)} if rank == 0 else {}], world)[0])
+        if rank == 0:
+            save()
 
     samples = recipe.samples_per_epoch or task.size
     steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
@@ -391,7 +393,7 @@ def draw_curves(history: list[dict[str, float]], watched: str, path: Path) -> No
     left.plot(epochs, losses, label="training loss")
     left.plot(epochs, errors, label=f"validation {watched}")
     left.set_xlabel("epoch")
-    left.set_ylim(bottom=0, top=1.1 * float(np.nanmax([losses[1:] or losses, errors[1:] or errors])))
+    left.set_ylim(bottom=0, top=1.1 * float(np.nanmax(losses[1:] + errors[1:] or losses + errors)))
     left.legend()
     left.grid(alpha=0.3)
     FigureCanvasAgg(figure).print_png(str(path))

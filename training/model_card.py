@@ -122,6 +122,18 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"{best['error_mm']:.3f} mm.",
         "",
     ]
+    start = card.get("start") or {}
+    if start.get("moved_mm"):
+        moved = ", ".join(f"{label} {far:.1f}" for label, far in start["moved_mm"].items())
+        lines += [
+            f"Landmarks that the training scans have elsewhere than the start, moved before training (mm): {moved}."
+        ]
+        lines.append("")
+    if start.get("untaught"):
+        lines += [
+            f"On no training scan, kept as the start has them and tested nowhere: {', '.join(start['untaught'])}."
+        ]
+        lines.append("")
     if "averaged_with" in card:
         told = card["averaged_with"]
         lines += [

@@ -38,6 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .arguments import at_least_one, not_negative
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
+from .finetuning import Arrays, Start, initial_weights, scheme_to_finetune, start_from
 from .folder import (
     AlignedScan,
     TrainingDataError,
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(a: argparse.Namespace) -> None:
     keep_freed_memory()
-    config, recipe = _read_config(a.config, a.set)
+    config, recipe = _read_config(a.config, a.set, a.finetune is not None)
     device = choose_device(a.device)
     rank, world = start_processes(device)
     # The first process prepares what the others then open; it says what is left out, they keep quiet.
@@ -129,13 +130,19 @@ def _run(a: argparse.Namespace) -> None:
         if world > 1:
             torch.distributed.barrier()
     assert task is not None and source is not None
-    initial = _initial_weights(a.finetune, task) if a.finetune else None
+    initial, start = None, None
+    if a.finetune:
+        for turn in range(2):
+            if (rank == 0) == (turn == 0):
+                initial, start = _start(task, source, a)
+            if world > 1:
+                torch.distributed.barrier()
     network, history = train(task, recipe, a.output, device, a.minutes, initial)
     if rank == 0:
-        _finish(task, network, history, source, config, recipe, device, world, a)
+        _finish(task, network, history, source, config, recipe, device, world, start, a)
 
 
-def _read_config(path: Path, changes: Sequence[str]) -> tuple[dict[str, Any], Recipe]:
+def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[dict[str, Any], Recipe]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config = {**config, "recipe": dict(config["recipe"])}
@@ -153,27 +160,27 @@ def _read_config(path: Path, changes: Sequence[str]) -> tuple[dict[str, Any], Re
         what = f"the recipe has no setting '{unknown[0]}'" if unknown else "its network is unknown"
         raise TrainingDataError(f"'{path}': {what}; see training/configs.")
     try:
-        return config, Recipe(**config["recipe"])
+        recipe = Recipe(**config["recipe"])
     except ValueError as error:
         raise TrainingDataError(str(error)) from error
+    if not recipe.epochs and not finetune:
+        raise TrainingDataError("Without an epoch nothing is learnt; give 'epochs' of the recipe above zero.")
+    return config, recipe
 
 
-def _initial_weights(path: Path, task: AnyTask) -> dict[str, np.ndarray]:
-    """Weights to go on from; refused where they are for another network or other landmarks."""
-    file = load_weights(path)
-    metadata = task.metadata()
-    for key, what in (("architecture", "another network"), ("labels", "other landmarks"), ("config", "other settings")):
-        own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
-        theirs = file.metadata.get(key, "null")
-        theirs = theirs if isinstance(own, str) else json.loads(theirs)
-        if isinstance(own, dict) and isinstance(theirs, dict):
-            # A part that weights were written too early to name is one that they do not have.
-            own = {name: value for name, value in own.items() if value or name in theirs}
-        if own != theirs:
-            raise TrainingDataError(
-                f"'{path}' has {what} than this run, so it cannot be the start of it; leave out --finetune."
-            )
-    return {name: array.astype(np.float32) for name, array in file.arrays.items()}
+def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays, Start]:
+    """What the run begins with, unless it goes on; says where the laboratory differs from the weights."""
+    arrays, note = initial_weights(a.finetune, task), a.output / "start.json"
+    if (a.output / "checkpoint.pt").exists():
+        return arrays, Start.load(note) if note.exists() else Start({}, ())
+    start = Start({}, ())
+    if isinstance(task, HeightMapTask) and source.scans:
+        arrays, start = start_from(arrays, task, source.files["training"])
+    start.save(note)
+    if start.moved_mm:
+        moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())
+        say_note(_console, f"These scans have landmarks elsewhere than '{a.finetune.name}'; moved by (mm): {moved}.")
+    return arrays, start
 
 
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
@@ -285,8 +292,9 @@ def _height_map_task(
         reference = reference_with(reference, source.scheme.labels, means)
         mirrored = counterparts(means)
     key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
-    face = reference_digest(reference)
-    folder = a.output / f"scans-{_digest([PREPARATION, source.scheme.labels, a.unit, key, _splits(source), face])}"
+    face, start = reference_digest(reference), load_weights(a.finetune).sha256 if a.finetune else None
+    name = _digest([PREPARATION, source.scheme.labels, a.unit, key, _splits(source), face, start])
+    folder = a.output / f"scans-{name}"
     folder.mkdir(exist_ok=True)
     files: dict[str, list[Path]] = {split: [] for split in SPLITS}
     with _progress("prepare", len(key)) as advance:
@@ -373,9 +381,12 @@ def _open_scans(
             names[split] = list(sets[folder])
     training = [sets[a.data][name] for name in names["training"]]
     scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
-
     warn = partial(say_note, _console)
-    scheme = without_rare(scheme, training, warn)
+    # Weights to go on with keep what they know of landmarks that the laboratory does not place.
+    whole = None
+    if a.finetune and not a.scheme:
+        whole = scheme_to_finetune(a.finetune, scheme.labels, warn)
+    scheme = whole or without_rare(scheme, training, warn)
     scans: dict[str, list[AlignedScan]] = {}
     with _progress("align", sum(len(names[split]) for split in folders)) as advance:
         for split, folder in folders.items():
@@ -389,7 +400,7 @@ def _open_scans(
         if not scans[split]:
             reasons = "; ".join(left_out.values())
             raise TrainingDataError(f"No scan of the {split} split can be used: {reasons}")
-    kept = without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
+    kept = whole or without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
     if kept is not scheme:  # its only subjects were refused
         chosen = [scheme.labels.index(label) for label in kept.labels]
         for split in scans:
@@ -448,6 +459,7 @@ def _finish(
     recipe: Recipe,
     device: torch.device,
     world: int,
+    start: Start | None,
     a: argparse.Namespace,
 ) -> None:
     """Write weights, mean landmarks and model card."""
@@ -467,7 +479,11 @@ def _finish(
         counts = {split: len(source.files[split]) for split in source.folders}
         counts["training"] = task.size
         means = task.reference.landmarks
-        metadata["deviation_scale"] = np.round(fit_deviation_scale(*task.run(network), task.mirrored), 4).tolist()
+        scale = fit_deviation_scale(*task.run(network), task.mirrored)
+        if start and start.untaught:
+            kept = [task.scheme.labels.index(label) for label in start.untaught]
+            scale[kept] = np.array(load_weights(a.finetune).fact("deviation_scale"))[kept]
+        metadata["deviation_scale"] = np.round(scale, 4).tolist()
         if counts.get("test"):
             test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
@@ -506,6 +522,7 @@ def _finish(
             },
             "config": config,
             "started_from": facts["started_from"],
+            "start": vars(start) if start else None,
             "seed": recipe.seed,
             "commit": facts["commit"],
             "device": str(device),
@@ -516,6 +533,8 @@ def _finish(
         },
     )
     _console.print(f"{weights}: SHA-256 {digest}", highlight=False, soft_wrap=True)
+    if not best["epoch"]:
+        say_note(_console, "No epoch did better on the validation subjects than the start, so the weights are its.")
     error = f", test {test['point_wise_mm']:.3f} mm" if test and test["point_wise_mm"] is not None else ""
     _console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {a.output / 'model-card.md'}", soft_wrap=True)
 

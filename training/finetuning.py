@@ -1,0 +1,177 @@
+"""Where a training starts from that goes on with weights: the landmarks that they know, put where this laboratory
+puts them.
+
+Laboratories differ in where they see a landmark by more than a good network errs, and from some ten subjects that
+difference is known much better than training can learn it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PALNetLandmarksLib.detector import MISSING_BEYOND_MM
+from PALNetLandmarksLib.height_map_net import OFFSET_UNIT_MM
+from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
+from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
+from PALNetLandmarksLib.weights import load_weights
+from scipy.spatial import cKDTree
+from scipy.stats import chi2
+
+from .folder import TrainingDataError
+from .height_map_task import HeightMapTask
+from .palnet_task import PALNetTask
+from .prepared import STEP_MM, load_prepared, save_prepared
+
+Arrays = dict[str, NDArray[np.float32]]
+
+#: A mean offset of this many squared standard errors, summed over three axes, is chance in one of twenty landmarks.
+_SIGNIFICANT = float(chi2.ppf(0.95, 3)) / 3
+
+#: Fewer subjects do not tell a habit from chance, more need not be asked.
+_LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training began with. ``moved_mm`` (mm of the reference face) by label: how far a landmark was moved to
+    where the training scans have it; ``untaught``: landmarks that no training scan has."""
+
+    moved_mm: dict[str, float]
+    untaught: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Keep it for a run that goes on."""
+        path.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path) -> Start:
+        """What ``save`` wrote."""
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Start(document["moved_mm"], tuple(document["untaught"]))
+
+
+def initial_weights(path: Path, task: Union[PALNetTask, HeightMapTask]) -> Arrays:
+    """Weights to go on from; refused where they are for another network or other landmarks.
+
+    Raises
+    ------
+    TrainingDataError
+        If they do not fit ``task``.
+    """
+    file = load_weights(path)
+    metadata: dict[str, Any] = task.metadata()
+    for key, what in (("architecture", "another network"), ("labels", "other landmarks"), ("config", "other settings")):
+        own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
+        theirs = file.metadata.get(key, "null")
+        theirs = theirs if isinstance(own, str) else json.loads(theirs)
+        if isinstance(own, dict) and isinstance(theirs, dict):
+            # A part that weights were written too early to name is one that they do not have.
+            own = {name: value for name, value in own.items() if value or name in theirs}
+        if own != theirs:
+            raise TrainingDataError(
+                f"'{path}' has {what} than this run, so it cannot be the start of it; leave out --finetune."
+            )
+    return {name: array.astype(np.float32) for name, array in file.arrays.items()}
+
+
+def scheme_to_finetune(path: Path, named: Collection[str], warn: Callable[[str], None]) -> LandmarkScheme | None:
+    """All landmarks of height-map weights for the bundled scheme, for files that name ``named``; says where the two
+    differ.
+
+    ``None`` if the weights are for other landmarks or of another architecture.
+
+    Raises
+    ------
+    TrainingDataError
+        If the files name none of them.
+    """
+    scheme, weights = load_scheme(), load_weights(path)
+    if weights.metadata.get("architecture") != "height-map-net" or tuple(weights.fact("labels")) != scheme.labels:
+        return None
+    lacking = [label for label in scheme.labels if label not in named]
+    others = [label for label in named if label not in scheme.labels]
+    if len(lacking) == len(scheme):
+        raise TrainingDataError(
+            f"The landmark files have none of the landmarks of '{path}' (N, Prn, Sn, Ex_R, ...); call them so or leave "
+            "out --finetune."
+        )
+    if others:
+        warn(f"Left out, as '{path.name}' does not know them: {', '.join(others)}.")
+    if lacking:
+        warn(f"No landmark file has {', '.join(lacking)}; they stay as '{path.name}' has them.")
+    return scheme
+
+
+def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.float64]:
+    """How far from where a network puts them a laboratory puts its landmarks: (kinds, 3) mm.
+
+    The mean over subjects, as far as it exceeds what chance makes of it (a positive-part James-Stein estimate), so that
+    what is as the network has it stays there.
+
+    Parameters
+    ----------
+    residuals : (n, L, 3) annotated minus predicted, in the landmarks' frames (mirrored on the two sides), NaN where
+        unknown.
+    kinds : of each landmark; the two sides of a kind share one habit.
+    """
+    found = np.zeros((max(kinds) + 1, 3))
+    for kind in range(len(found)):
+        own = residuals[:, [i for i, other in enumerate(kinds) if other == kind]]
+        known = np.isfinite(own).all(axis=2)
+        there = known.any(axis=1)  # both sides of one face are not two subjects
+        if there.sum() < _LEAST_SUBJECTS:
+            continue
+        each = np.where(known[..., None], own, 0).sum(axis=1)[there] / known.sum(axis=1)[there, None]
+        mean = each.mean(axis=0)
+        error = each.var(axis=0, ddof=1).sum() / len(each)
+        found[kind] = max(0.0, 1 - _SIGNIFICANT * error / max(mean @ mean, 1e-12)) * mean
+    return found
+
+
+def start_from(arrays: Arrays, task: HeightMapTask, files: Sequence[Path]) -> tuple[Arrays, Start]:
+    """``arrays`` with the habits of the prepared training scans ``files``, and what was changed.
+
+    Landmarks that none of the scans has get, in the files, the places that the network gives them: training learns
+    these along, so that they stay.
+    """
+    network = task.build()
+    network.load_arrays(arrays)
+    network.eval()
+    labels, kinds = task.scheme.labels, task.config.kinds
+    asked = files[:: max(1, len(files) // _MOST_SUBJECTS)]
+    moved = habits(_residuals(network, task, asked), kinds)
+    bias = arrays["head.bias"].copy()
+    bias[:, :3] += moved / OFFSET_UNIT_MM
+    arrays = {**arrays, "head.bias": bias}
+    network.load_arrays(arrays)
+    distance = np.linalg.norm(moved, axis=1)[list(kinds)]
+    moved_mm = {label: round(float(far), 2) for label, far in zip(labels, distance) if far >= 0.05}
+    taught = np.any([np.isfinite(load_prepared(file).landmarks).all(axis=1) for file in files], axis=0)
+    if not taught.all():
+        for file in files:
+            _keep(network, task, file, ~taught)
+    return arrays, Start(moved_mm, tuple(np.array(labels)[~taught].tolist()))
+
+
+def _residuals(network: HeightMapNetTorch, task: HeightMapTask, files: Sequence[Path]) -> NDArray[np.float64]:
+    """Annotated minus predicted (n, L, 3), in the landmarks' frames and mm of the reference face."""
+    predicted, truth, _ = task.predict(network, files)
+    size = np.array([load_prepared(file).size for file in files])
+    off: NDArray[np.float64] = np.einsum("lij,nlj->nli", task.frames, (truth - predicted) / size[:, None, None])
+    return off
+
+
+def _keep(network: HeightMapNetTorch, task: HeightMapTask, file: Path, untaught: NDArray[np.bool_]) -> None:
+    """Write the network's own places of the landmarks ``untaught`` (L,) into a prepared scan."""
+    scan = load_prepared(file)
+    predicted = task.predict(network, [file])[0][0] / scan.size
+    distance, _ = cKDTree(scan.points * STEP_MM).query(predicted)
+    landmarks = np.where(untaught[:, None], predicted, scan.landmarks).astype(np.float32)
+    visible = np.where(untaught, distance * scan.size <= MISSING_BEYOND_MM, scan.visible)
+    save_prepared(file, replace(scan, landmarks=landmarks, visible=visible))
