@@ -176,6 +176,19 @@ def test_a_method_whose_faces_are_all_refused_does_not_stop_the_report(tmp_path:
     assert (tmp_path / "report" / "figure-6.png").exists()
 
 
+def test_a_report_speaks_of_a_truth_only_where_one_is_known(tmp_path: Path) -> None:
+    facts = {"data": "d", "subjects": 12, "folds": 2, "protocol": "strict", "seed": 0, "commit": "c", "command": "x"}
+    for name, scatter in (("files", 0.0), ("truth", 1.0)):
+        for number, fold in enumerate(results_with(np.array([3.0, 4.0, 0.0])).predictions):
+            (tmp_path / name / "pal-net").mkdir(parents=True, exist_ok=True)
+            replace(fold, annotated=fold.truth + scatter).save(tmp_path / name / "pal-net" / f"fold-{number}.npz")
+        report.write_report(tmp_path / name, tmp_path / name, facts)
+        text = (tmp_path / name / "tables.md").read_text(encoding="utf-8")
+        assert ("truth" in text) == (name == "truth")
+        assert ("against annotations mm" in text) == (name == "truth")
+    assert "against the landmark files" in (tmp_path / "files" / "tables.md").read_text(encoding="utf-8")
+
+
 def test_weights_are_compared_by_the_names_of_their_landmarks(resources: Path) -> None:
     scan = read_scan(resources / "SampleScan.ply")
     whole = predictor_of_weights(None, LABELS)(scan)

@@ -283,6 +283,24 @@ def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
         find_subjects(tmp_path / "run")
 
 
+def test_a_run_among_the_scans_is_refused(laboratory):
+    before = sorted(laboratory.iterdir())
+    with pytest.raises(SystemExit, match="is the folder of the scans; choose another --output"):
+        trainer.main(["--data", str(laboratory), "--output", str(laboratory / ".." / laboratory.name)])
+    assert sorted(laboratory.iterdir()) == before
+
+
+def test_a_scan_on_both_sides_is_named(laboratory, aligned, tmp_path, capsys):
+    other = tmp_path / "others"
+    other.mkdir()
+    for name, copy in (("S00", "renamed"), ("S03", "S03")):
+        shutil.copy(laboratory / f"{name}.ply", other / f"{copy}.ply")
+        shutil.copy(laboratory / f"{name}.mrk.json", other / f"{copy}.mrk.json")
+    run_trainer(laboratory, tmp_path / "run", "--validation", str(other), like=aligned, epochs=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 scans of '" in said and "too (S03, ...), so their errors say little of other people" in said
+
+
 def test_files_of_one_subject_are_paired_by_name(tmp_path):
     points = LandmarkSet(LABELS, np.arange(15.0).reshape(5, 3))
     for scan in ("Ren\u00e9.PLY", "S1.ply", "S2.obj", "twin.ply", "TWIN.ply", "S4.ply"):

@@ -44,6 +44,7 @@ from .folder import (
     Subject,
     TrainingDataError,
     align_scans,
+    check_apart,
     find_subjects,
     read_landmark_files,
     scheme_of,
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(a: argparse.Namespace) -> None:
     """Train and test every method on every fold that is asked for."""
+    check_apart(a.output, a.data)
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
     say_reasons(_console, "Left out", {**left_out, **unreadable})
@@ -200,7 +202,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with scans and landmark files")
     parser.add_argument("--output", type=Path, required=True, help="folder of runs, predictions and report")
     parser.add_argument("--report", type=Path, help="folder of tables, figures and what they were made of (OUTPUT)")
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(DEFAULT_METHODS), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME",
+                        help=f"some of {', '.join(sorted(METHODS))} ({' '.join(DEFAULT_METHODS)})")  # fmt: skip
     parser.add_argument("--ablations", action="store_true", help="the variants of the paper's Table 6 instead")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
     parser.add_argument("--folds", type=int, default=5)
@@ -214,8 +217,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    if a.ablations:
-        a.methods = list(ABLATIONS)
+    if a.ablations and a.methods:
+        parser.error("--ablations says which methods to run; leave out --methods")
+    a.methods = list(ABLATIONS) if a.ablations else a.methods or list(DEFAULT_METHODS)
     return a
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,6 +156,24 @@ def _has_landmarks(path: Path) -> bool:
         return len(read_landmarks(path)) > 0
     except LandmarkingError:
         return False
+
+
+def check_apart(output: Path, *folders: Path | None) -> None:
+    """Refuse to write among the scans, where results would be taken for subjects.
+
+    Raises
+    ------
+    TrainingDataError
+        If ``output`` is one of ``folders``.
+    """
+    if output.resolve() in {folder.resolve() for folder in folders if folder}:
+        raise TrainingDataError(f"'{output}' is the folder of the scans; choose another --output.")
+
+
+def shared_subjects(first: Mapping[str, LandmarkSet], second: Mapping[str, LandmarkSet]) -> list[str]:
+    """Names in ``second`` whose landmarks are, number by number, those of somebody in ``first``."""
+    known = {landmarks.points.tobytes() for landmarks in first.values()}
+    return [name for name, landmarks in second.items() if landmarks.points.tobytes() in known]
 
 
 def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, LandmarkSet], dict[str, str]]:

@@ -43,6 +43,7 @@ from .folder import (
     AlignedScan,
     TrainingDataError,
     align_scans,
+    check_apart,
     counterparts,
     find_subjects,
     mean_landmarks,
@@ -51,6 +52,7 @@ from .folder import (
     reference_digest,
     reference_with,
     scheme_of,
+    shared_subjects,
     split_names,
     without_rare,
 )
@@ -185,6 +187,7 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
 
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
+    check_apart(folder, a.data, a.validation, a.test)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -379,6 +382,13 @@ def _open_scans(
     for split, folder in folders.items():
         if folder != a.data:
             names[split] = list(sets[folder])
+            shared = shared_subjects(sets[a.data], sets[folder])
+            if shared:
+                say_note(
+                    _console,
+                    f"{len(shared)} scans of '{folder}' are in '{a.data}', too ({shared[0]}, ...), so their errors say "
+                    "little of other people; take them out of one of the folders.",
+                )
     training = [sets[a.data][name] for name in names["training"]]
     scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
     warn = partial(say_note, _console)

@@ -18,6 +18,8 @@ from PALNetLandmarksLib.align import UNITS, align_to_reference
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.palnet import PALNetConfig, published_variants
+from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 
@@ -65,6 +67,39 @@ class Method:
     patches: Mapping[str, Any] = field(default_factory=dict)
 
 
+#: Table 6, in its order: this program's names of the paper's rows.
+_TABLE_6 = {
+    "points-500": "patches 500 points",
+    "points-1500": "patches 1500 points",
+    "radius-10": "patches radius 10 mm",
+    "radius-15": "patches radius 15 mm",
+    "radius-20": "patches radius 20 mm",
+    "coarse": "coarse mesh",
+    "no-order": "no spatial ordering",
+    "pal-net": "baseline 1000 points",
+    "no-attention": "without attention",
+    "top-k": "top-k attention k=10",
+    "two-blocks": "two blocks",
+}
+
+ABLATIONS = tuple(_TABLE_6)
+
+
+def _variants() -> list[Method]:
+    """A method for each row of Table 6 but PAL-Net's own."""
+    methods = []
+    for name, row in _TABLE_6.items():
+        if name != "pal-net":
+            patches, network = published_variants()[row]
+            changes = _differences(network, PALNetConfig(patch_size=patches.size))
+            methods.append(Method(name, row, "network", "palnet.json", changes, _differences(patches, PatchConfig())))
+    return methods
+
+
+def _differences(config: Any, default: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(config).items() if value != vars(default)[key]}
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -75,34 +110,9 @@ METHODS = {
         Method("pal-net", "PAL-Net as published", "network", "palnet.json"),
         Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
         Method("shipped", "Shipped weights (wider pool)", "weights"),
-        # Table 6
-        Method("points-500", "patches 500 points", "network", "palnet.json", patches={"size": 500}),
-        Method("points-1500", "patches 1500 points", "network", "palnet.json", patches={"size": 1500}),
-        Method("radius-10", "patches radius 10 mm", "network", "palnet.json", patches={"radius_mm": 10.0}),
-        Method("radius-15", "patches radius 15 mm", "network", "palnet.json", patches={"radius_mm": 15.0}),
-        Method("radius-20", "patches radius 20 mm", "network", "palnet.json", patches={"radius_mm": 20.0}),
-        Method("coarse", "coarse mesh", "network", "palnet.json", patches={"size": 100, "cloud_size": 10_000}),
-        Method("no-order", "no spatial ordering", "network", "palnet.json", patches={"order": "none"}),
-        Method("no-attention", "without attention", "network", "palnet.json", network={"attention": "none"}),
-        Method("top-k", "top-k attention k=10", "network", "palnet.json", network={"attention": "top-k"}),
-        Method("two-blocks", "two blocks", "network", "palnet.json", network={"blocks": 2}),
+        *_variants(),
     )
 }
-
-#: Table 6, in its order.
-ABLATIONS = (
-    "points-500",
-    "points-1500",
-    "radius-10",
-    "radius-15",
-    "radius-20",
-    "coarse",
-    "no-order",
-    "pal-net",
-    "no-attention",
-    "top-k",
-    "two-blocks",
-)
 
 
 def train_network(

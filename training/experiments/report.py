@@ -25,7 +25,7 @@ FACTS = "facts.json"
 COMMITS = "commits.json"
 
 TITLES = {
-    "table_1": "Table 1: point-wise and distance-wise error against the truth without annotator's scatter",
+    "table_1": "Table 1: point-wise and distance-wise error against {}",
     "table_1_all": "Table 1 with the peers, on the folds that every method has",
     "table_2": "Table 2: seconds per stage and subject, one scan at a time (medians)",
     "table_3": "Table 3: mean error of each landmark, mm (± SD of the folds' means)",
@@ -65,13 +65,15 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         "hard": tables.hard_table(main),
         "certainty": tables.certainty_table(main),
     }
+    scattered = any(result.scattered for result in main.values())
+    against = "the truth without annotator's scatter" if scattered else "the landmark files"
     parts = ["# Cross-validation", "", *_facts(facts, main), ""]
     for title in [result.title for name, result in found.items() if name not in results]:
         parts += [f"{title} placed none of these landmarks: it knows none of them, or all faces were refused.", ""]
     for name, table in made.items():
         if table is None:
             continue
-        parts += [f"## {TITLES[name]}", "", _markdown(table), ""]
+        parts += [f"## {TITLES[name].format(against)}", "", _markdown(table), ""]
         if published is not None:
             parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
     drawn = {name: result for name, result in main.items() if name != "template"} or main

@@ -54,6 +54,12 @@ class Results:
         """``points``, ``truth``, ``annotated``, ``deviations`` or ``missing`` of all folds."""
         return np.concatenate([getattr(fold, name) for fold in self.predictions])
 
+    @property
+    def scattered(self) -> bool:
+        """Whether the annotations scatter around a truth that is known, as in simulated cohorts alone."""
+        off = self.stack("annotated") - self.stack("truth")
+        return bool(np.abs(off[np.isfinite(off)]).max(initial=0.0) > 0)
+
     def errors(self, against: str = "truth") -> Array:
         """(n, L) distances in mm, NaN where either is unknown."""
         return np.linalg.norm(self.stack("points") - self.stack(against), axis=2)
@@ -126,7 +132,7 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
                 "method": result.title,
                 "point mm": _mean_sd(error),
                 "distance mm": _mean_sd(distance),
-                "against annotations mm": f"{_mean(annotated):.3f}",
+                **({"against annotations mm": f"{_mean(annotated):.3f}"} if result.scattered else {}),
                 "SD of folds mm": f"{np.std(folds, ddof=1):.3f}" if len(folds) > 1 else "one fold",
                 f"above {GROSS_MM:.0f} mm %": f"{100 * failed / max(1, np.isfinite(error).sum()):.2f}",
                 "of them silent": f"{silent} of {failed}",
@@ -163,7 +169,7 @@ def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
         row: dict[str, Any] = {"landmark": label}
         if label in published:
             row["two annotations apart (published)"] = f"{published[label]:.2f}"
-        if scatter[np.isfinite(scatter)].max(initial=0.0) > 0:
+        if first.scattered:
             row["annotation off the truth"] = f"{_mean(scatter[:, i]):.2f}"
         for result in results.values():
             error = result.errors()[:, i]
@@ -235,8 +241,10 @@ def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
                 {
                     "method": result.title,
                     "landmarks": group,
-                    "truth inside the 95 % region %": f"{100 * told['within_95']:.1f}",
-                    "annotation inside it %": f"{100 * seen['within_95']:.1f}",
+                    **(
+                        {"truth inside the 95 % region %": f"{100 * told['within_95']:.1f}"} if result.scattered else {}
+                    ),
+                    "annotation inside the 95 % region %": f"{100 * seen['within_95']:.1f}",
                     "most certain fifth mm": f"{told['most_certain_mm']:.2f}",
                     "least certain fifth mm": f"{told['least_certain_mm']:.2f}",
                 }
@@ -261,9 +269,10 @@ def _measured(results: Mapping[str, Results], wanted: Sequence[Measurement]) -> 
         chosen = [index[label] for label in one.landmarks]
         known = one.of(first.stack("truth")[:, chosen])
         unit = one.unit
-        row = {"measure": one.name, f"true {unit}": f"{_mean(known):.1f}"}
-        annotated = np.abs(one.of(first.stack("annotated")[:, chosen]) - known)
-        row[f"annotations {unit}"] = f"{_mean(annotated):.2f}"
+        row = {"measure": one.name, f"{'true' if first.scattered else 'annotated'} {unit}": f"{_mean(known):.1f}"}
+        if first.scattered:
+            annotated = np.abs(one.of(first.stack("annotated")[:, chosen]) - known)
+            row[f"annotations {unit}"] = f"{_mean(annotated):.2f}"
         for result in results.values():
             known = one.of(result.stack("truth")[:, chosen])
             off = np.abs(one.of(result.stack("points")[:, chosen]) - known)
@@ -283,7 +292,8 @@ def _mean(values: Array) -> float:
 
 def _mean_sd(values: Array) -> str:
     known = values[np.isfinite(values)]
-    return f"{_mean(values):.3f} ± {known.std() if known.size else float('nan'):.3f}"
+    spread = f" ± {known.std():.3f}" if known.size > 1 else ""
+    return f"{_mean(values):.3f}{spread}"
 
 
 def _training(runs: Path, result: Results) -> tuple[str, str]:
