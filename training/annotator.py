@@ -1,6 +1,8 @@
-"""The scatter of a human annotator."""
+"""The scatter of a human annotator, and habits of one."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,3 +30,15 @@ def add_annotator_noise(
         _, _, axes = np.linalg.svd(near - near.mean(axis=0))
         scattered[i] += rng.normal(0, rule.intra_observer_mm / np.sqrt(np.pi), 2) @ axes[:2]
     return scattered
+
+
+def put_higher(
+    landmarks: NDArray[np.float64], labels: tuple[str, ...], surface: NDArray[np.float64], higher: Mapping[str, float]
+) -> NDArray[np.float64]:
+    """``landmarks`` (L, 3) of an upright head (LPS mm), those in ``higher`` so many mm further up on ``surface``."""
+    tree = cKDTree(surface)
+    moved = landmarks.copy()
+    for label, millimetres in higher.items():
+        i = labels.index(label)
+        moved[i] = surface[tree.query(landmarks[i] + (0.0, 0.0, millimetres))[1]]
+    return moved

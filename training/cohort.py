@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from PALNetLandmarksLib.reference import load_reference
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 
-from .annotator import add_annotator_noise
+from .annotator import add_annotator_noise, put_higher
 from .arguments import at_least_one
 from .prepared import prepare_scan, save_prepared
 from .simulation.capture import Capture, CaptureSimulator
@@ -90,11 +91,17 @@ def load_simulator(model_folder: Path, scheme: str) -> CaptureSimulator:
 
 
 def make_subject(
-    index: int, plan: CohortPlan, split: str, model_folder: Path, output: Path, suffix: str = ".mrk.json"
+    index: int,
+    plan: CohortPlan,
+    split: str,
+    model_folder: Path,
+    output: Path,
+    suffix: str = ".mrk.json",
+    higher: Mapping[str, float] | None = None,
 ) -> str:
     """Make one subject's files in ``output`` unless they exist; returns the subject's name.
 
-    ``suffix`` is that of the landmark files.
+    ``suffix`` is that of the landmark files; ``higher``: landmarks that the annotator puts so many mm further up.
 
     The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
     """
@@ -110,7 +117,8 @@ def make_subject(
             prepare_scan(mesh, capture.landmarks, capture.visible, load_reference()),
         )
         return name
-    points, landmarks, exact = capture.points, capture.landmarks, capture.landmarks
+    points, exact = capture.points, put_higher(capture.landmarks, capture.labels, capture.points, higher or {})
+    landmarks = exact
     if plan.annotator_noise:
         landmarks = add_annotator_noise(landmarks, simulator.model.rules, points, rng)
     if plan.turned:
@@ -136,16 +144,27 @@ def make_cohort(
     output: Path,
     workers: int,
     suffix: str = ".mrk.json",
+    higher: Mapping[str, float] | None = None,
 ) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
-    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
+    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects, "higher": higher or {}}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
+    work = partial(
+        make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix, higher=higher
+    )
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
         for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
             pass
+
+
+def _label_and_millimetres(text: str) -> tuple[str, float]:
+    label, _, millimetres = text.partition("=")
+    try:
+        return label, float(millimetres)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not LABEL=MM") from None
 
 
 def main() -> None:
@@ -158,9 +177,15 @@ def main() -> None:
     parser.add_argument("--workers", type=at_least_one, default=2)
     parser.add_argument("--landmarks", choices=[".mrk.json", ".fcsv", ".txt"], default=".mrk.json", metavar="SUFFIX",
                         help="of the landmark files: .mrk.json, .fcsv or .txt (as LAFAS has them)")  # fmt: skip
+    parser.add_argument("--higher", nargs="+", type=_label_and_millimetres, default=[], metavar="LABEL=MM",
+                        help="landmarks that the annotator puts so much further up than the model")  # fmt: skip
     a = parser.parse_args()
     plan = PLANS[a.cohort]
-    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks)
+    higher = dict(a.higher)
+    unknown = sorted(set(higher) - set(HeadModel(a.model, plan.scheme).labels)) if higher else []
+    if unknown or (higher and not plan.meshes):
+        parser.error(f"--higher: {unknown[0]} is no landmark" if unknown else "--higher is for cohorts of scans")
+    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, higher)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
     parser.add_argument("--minutes", type=not_negative, default=0.0, help="of each training; 0: no limit")
-    parser.add_argument("--epochs", type=int, default=0, help="of each training; 0: as the recipe says")
+    parser.add_argument("--epochs", type=int, help="of each training; by default as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
@@ -220,6 +220,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if a.ablations and a.methods:
         parser.error("--ablations says which methods to run; leave out --methods")
     a.methods = list(ABLATIONS) if a.ablations else a.methods or list(DEFAULT_METHODS)
+    if a.epochs is not None and a.epochs < 1:
+        learnt = a.finetune and not any(METHODS[name].kind == "peer" for name in a.methods)
+        if a.epochs < 0 or not learnt:
+            parser.error("--epochs 0 is for networks with --finetune; others learn nothing without an epoch")
     return a
 
 

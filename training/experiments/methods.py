@@ -45,10 +45,10 @@ Predict = Callable[[TriangleMesh], Prediction]
 
 @dataclass(frozen=True)
 class Budget:
-    """What each run of a method may take. ``minutes`` 0: no limit of time; ``epochs`` 0: as the recipe says."""
+    """What each run of a method may take. ``minutes`` 0: no limit of time; ``epochs`` None: as the recipe says."""
 
     minutes: float = 0.0
-    epochs: int = 0
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def train_network(
     for key, changes in (("model", method.network), ("patches", method.patches)):
         if changes:
             config[key] = {**config.get(key, {}), **changes}
-    if budget.epochs:
+    if budget.epochs is not None:
         config["recipe"]["epochs"] = budget.epochs
     (run / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     command = [sys.executable, "-m", "training.train", "--config", str(run / "config.json"), "--output", str(run)]

@@ -102,7 +102,7 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
 def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> list[str]:
     budget = [
         f"{facts['minutes']:g} minutes" if facts.get("minutes") else "",
-        f"{facts['epochs']} epochs" if facts.get("epochs") else "",
+        f"{facts['epochs']} epochs" if facts.get("epochs") is not None else "",
     ]
     said = " and ".join(filter(None, budget)) or "the recipe's own stop"
     return [

@@ -40,7 +40,7 @@ def train_peer(
     keep_freed_memory()
     config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
     recipe = Recipe(**config["recipe"])
-    if budget.epochs:
+    if budget.epochs is not None:
         recipe = replace(recipe, epochs=budget.epochs)
     task = TASKS[config["network"]](prepare_placed_scans(training), prepare_placed_scans(validation), recipe.seed)
     network, _ = train(task, recipe, run, choose_device(device), budget.minutes)
