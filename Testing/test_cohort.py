@@ -127,6 +127,22 @@ def test_annotator_noise_scatters_landmarks_by_the_published_figure(model_folder
     assert np.abs((truth.points - capture.landmarks)[truth.defined]).max() < 1e-3
 
 
+def test_an_annotator_s_habit_moves_landmarks_up_on_the_skin(model_folder: Path, tmp_path: Path) -> None:
+    plan = replace(SMALL, turned=False, name="habit")
+    for kind in ("as-defined", "habit"):
+        (tmp_path / kind).mkdir()
+    make_subject(7, plan, "test", model_folder, tmp_path / "as-defined")
+    make_subject(7, plan, "test", model_folder, tmp_path / "habit", higher={"G": 4.0, "Pg": 3.0})
+    before, after = (read_landmarks(tmp_path / kind / "test-00007.mrk.json") for kind in ("as-defined", "habit"))
+    moved = after.points - before.points
+    g, pg = before.labels.index("G"), before.labels.index("Pg")
+    assert moved[g, 2] == pytest.approx(4, abs=1.2) and moved[pg, 2] == pytest.approx(3, abs=1.2)
+    others = [i for i in range(len(moved)) if i not in (g, pg) and before.defined[i]]
+    assert not moved[others].any()
+    points = read_scan(tmp_path / "habit" / "test-00007.ply").points
+    assert np.linalg.norm(points - after.points[g], axis=1).min() < 1e-3
+
+
 def test_a_folder_without_the_head_model_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["cohort", "lafas-sim", "--model", str(tmp_path), "--output", str(tmp_path / "out")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:

@@ -30,10 +30,13 @@ from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
 from training.finetuning import habits  # noqa: E402
 from training.folder import (  # noqa: E402
+    Subject,
     TrainingDataError,
+    align_scans,
     counterparts,
     find_subjects,
     mean_landmarks,
+    read_landmark_files,
     reference_with,
     scheme_of,
     split_names,
@@ -281,6 +284,26 @@ def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
     assert sum(split["subjects"] for split in card["data"]["splits"].values()) == SUBJECTS - 5
     with pytest.raises(TrainingDataError, match="no scan with a landmark file"):
         find_subjects(tmp_path / "run")
+
+
+def test_landmarks_vouch_for_the_pose_of_an_unusual_face(tmp_path, monkeypatch):
+    """As if the alignment doubted every face: it is right where the landmarks lie like a face's."""
+    monkeypatch.setattr("training.folder.LEAST_FITNESS", 1.01)
+    mesh, _ = person(0)
+    write_ply(tmp_path / "S0.ply", mesh.points, mesh.triangles)
+    names = ("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L", "Ch_R", "Ch_L")
+    points = landmarks_of(0, names)
+    turned = points[[3, 2, 1, 0, 5, 4, 7, 6]]  # as of a face upside down
+    subject = Subject("S0", tmp_path / "S0.ply", tmp_path / "S0.mrk.json")
+    for number, (labels, placed, right) in enumerate(
+        ((names, points, True), (names, turned, False), (names[:4], points[:4], False), (LABELS, points[:5], False))
+    ):
+        write_landmarks(subject.landmarks, LandmarkSet(labels, placed))
+        sets, _ = read_landmark_files([subject])
+        scans, refused = align_scans([subject], sets, labels, load_reference(), tmp_path / str(number))
+        assert (len(scans), len(refused)) == ((1, 0) if right else (0, 1))
+        if not right:
+            assert "No face was found on 'S0.ply'" in str(refused["S0"])
 
 
 def test_a_run_among_the_scans_is_refused(laboratory):

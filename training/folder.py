@@ -19,15 +19,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import align_to_reference
+from PALNetLandmarksLib.align import DOUBTFUL_FITNESS, LEAST_FITNESS, align_stepwise, no_face_found
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import SUPPORTED_SUFFIXES, read_scan
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.scheme import Landmark, LandmarkScheme, load_scheme
+from PALNetLandmarksLib.stepwise import finish
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
 
 LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".txt")
 
@@ -36,6 +39,10 @@ _GENERAL_SUFFIXES = (".csv", ".txt")
 
 #: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
 FAR_FROM_SCAN_MM = 10.0
+
+#: An unusual face's pose is taken where this many of the bundled landmarks lie like the reference's, turned and moved
+#: by no more than this.
+_VOUCHING, _VOUCHED_DEGREES, _VOUCHED_MM = 5, 20.0, 20.0
 
 #: A landmark that fewer training subjects have cannot be learnt.
 LEAST_SUBJECTS = 3
@@ -360,7 +367,12 @@ def _align(
     except (OSError, ValueError):
         found = {}
     if found.get("key") != key:
-        alignment = align_to_reference(mesh, reference, unit)
+        alignment = finish(align_stepwise(mesh, reference, unit, DOUBTFUL_FITNESS))
+        if alignment.fitness < LEAST_FITNESS:
+            known = as_in_scan(landmarks, subject.landmarks, mesh)
+            placed = replace(known, points=_apply(known.points, alignment.transform, alignment.mm_per_unit))
+            if not _vouch(placed, reference, alignment.face_scale):
+                raise no_face_found(mesh.name, alignment.fitness, unit)
         found = {
             "key": key,
             "transform": alignment.transform.tolist(),
@@ -382,6 +394,20 @@ def _align(
             f"{distance:.0f} mm); check that they belong to this scan and have its coordinate system and unit."
         )
     return AlignedScan(subject, transform, mm_per_unit, found["inside_out"], float(found["face_scale"]), points)
+
+
+def _vouch(landmarks: LandmarkSet, reference: ReferenceFace, face_scale: float) -> bool:
+    """Whether annotated landmarks, in the frame of an alignment that is in doubt, lie there as on a face."""
+    shared = [label for label in reference.labels if label in landmarks.labels]
+    points = landmarks.ordered(tuple(shared)).points / face_scale
+    known = np.isfinite(points).all(axis=1)
+    if known.sum() < _VOUCHING:
+        return False
+    means = reference.landmarks[[reference.labels.index(label) for label in shared]][known]
+    off = fit_similarity(means, points[known])
+    degrees = np.degrees(Rotation.from_matrix(off.rotation).magnitude())
+    moved = np.linalg.norm(points[known].mean(axis=0) - means.mean(axis=0))
+    return bool(degrees <= _VOUCHED_DEGREES and moved <= _VOUCHED_MM)
 
 
 def _placed(mesh: TriangleMesh, transform: NDArray[np.float64], mm_per_unit: float, inside_out: bool) -> TriangleMesh:
