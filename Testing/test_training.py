@@ -326,12 +326,14 @@ def test_a_scan_on_both_sides_is_named(laboratory, aligned, tmp_path, capsys):
 
 def test_files_of_one_subject_are_paired_by_name(tmp_path):
     points = LandmarkSet(LABELS, np.arange(15.0).reshape(5, 3))
-    for scan in ("Ren\u00e9.PLY", "S1.ply", "S2.obj", "twin.ply", "TWIN.ply", "S4.ply"):
+    for scan in ("Ren\u00e9.PLY", "S1.ply", "S2.obj", "S3.stl", "twin.ply", "TWIN.ply", "S4.ply"):
         (tmp_path / scan).write_bytes(b"ply")
-    for file in ("rene\u0301.mrk.json", "s1.csv", "S2.csv", "S2.mrk.json", "Twin.fcsv", "S5.txt", "S6.csv"):
+    for file in ("rene\u0301.mrk.json", "s1.csv", "S2.csv", "S2.mrk.json", "S3.json", "Twin.fcsv", "S5.txt", "S6.csv"):
         write_landmarks(tmp_path / file, points)
     (tmp_path / "patients.csv").write_text("name,born\nS1,1990\n")
     (tmp_path / "notes.txt").write_text("S4 was away")
+    (tmp_path / "cohort.json").write_text("{}")
+    (tmp_path / "S2.json").write_text("{}")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "S7.ply").write_bytes(b"ply")
     (tmp_path / "truth").mkdir()
@@ -341,6 +343,7 @@ def test_files_of_one_subject_are_paired_by_name(tmp_path):
         "Ren\u00e9": "rene\u0301.mrk.json",
         "S1": "s1.csv",
         "S2": "S2.mrk.json",
+        "S3": "S3.json",
     }
     no_landmarks, no_scan = "it has no landmark file", "its landmark file has no scan"
     assert left_out == {

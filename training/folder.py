@@ -1,9 +1,9 @@
 """A laboratory's folder of scans: which files belong together, which landmarks there are, who is in which split, and
 where each scan lies in the reference frame.
 
-The folder holds ``<subject>.<mesh suffix>`` (any format the library reads) and ``<subject>.mrk.json``, ``.fcsv``,
-``.csv`` (the extension's own table) or ``.txt`` (LAFAS: ``name<TAB>(x,y,z)``) for each subject. Whatever cannot be used
-is named with the reason, never dropped silently.
+The folder holds ``<subject>.<mesh suffix>`` (any format the library reads) and ``<subject>.mrk.json``, ``.json``,
+``.fcsv``, ``.csv`` (the extension's own table) or ``.txt`` (LAFAS: ``name<TAB>(x,y,z)``) for each subject. Whatever
+cannot be used is named with the reason, never dropped silently.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-LANDMARK_SUFFIXES = (".mrk.json", ".fcsv", ".csv", ".txt")
-
-#: Of these files, those without a scan may be anything: a list of patients, a note.
-_GENERAL_SUFFIXES = (".csv", ".txt")
+LANDMARK_SUFFIXES = (".mrk.json", ".json", ".fcsv", ".csv", ".txt")
 
 #: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
 FAR_FROM_SCAN_MM = 10.0
@@ -90,8 +87,9 @@ class AlignedScan:
 def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
     """Pair the files of ``folder`` by name; returns the subjects and, for what is left out, the reason.
 
-    Names that differ in case or in the form of accented letters alone go together where no other scan is meant. Of a
-    ``.csv`` beside another landmark file, as the command line leaves them, the other file is read.
+    Names that differ in case or in the form of accented letters alone go together where no other scan is meant. A
+    ``.csv`` or plain ``.json`` beside another landmark file is not read: the command line leaves such tables, cameras
+    leave notes. One without a scan, or a ``.txt``, is named only if it holds landmarks: it may be a list of patients.
 
     Raises
     ------
@@ -111,9 +109,9 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
             if any(inner.suffix.lower() in SUPPORTED_SUFFIXES for inner in path.iterdir()):
                 left_out[f"{path.name}/"] = "folders within the folder are not read; move its files up"
             continue
-        for suffix in LANDMARK_SUFFIXES:
-            if name.endswith(suffix):
-                landmarks.setdefault(path.name[: -len(suffix)], []).append(path)
+        suffix = next((suffix for suffix in LANDMARK_SUFFIXES if name.endswith(suffix)), None)
+        if suffix:
+            landmarks.setdefault(path.name[: -len(suffix)], []).append(path)
         if path.suffix.lower() in SUPPORTED_SUFFIXES:
             scans.setdefault(path.stem, []).append(path)
     landmarks = _by_scan(landmarks, scans)
@@ -121,7 +119,7 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
     for name in sorted(scans):
         found = landmarks.pop(name, [])
         if len(found) > 1:
-            found = [path for path in found if path.suffix.lower() != ".csv"]
+            found = [path for path in found if path.name.lower().endswith((".mrk.json", ".fcsv", ".txt"))] or found
         if len(scans[name]) > 1:
             left_out[name] = f"there are {len(scans[name])} scans of that name; keep one"
         elif not found:
@@ -131,7 +129,7 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
         else:
             subjects.append(Subject(name, scans[name][0], found[0]))
     for name, files in sorted(landmarks.items()):
-        if any(not path.name.lower().endswith(_GENERAL_SUFFIXES) or _has_landmarks(path) for path in files):
+        if any(path.name.lower().endswith((".mrk.json", ".fcsv")) or _has_landmarks(path) for path in files):
             left_out[name] = "its landmark file has no scan"
     if not subjects:
         raise TrainingDataError(
