@@ -22,6 +22,7 @@ from .arguments import at_least_one
 from .benchmarks.accuracy import measure_accuracy, measure_palnet, measure_unusual
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_environment
+from .benchmarks.habits import measure_habits
 from .benchmarks.non_faces import measure_non_faces
 from .benchmarks.other_heads import measure_other_heads
 from .benchmarks.real_scans import measure_axis_rotations, measure_real_scans
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "pal-net": measure_palnet,
     "unusual-heads": measure_unusual,
     "real-scans": measure_real_scans,
+    "habits": measure_habits,
     "other-heads": measure_other_heads,
     "pipeline": measure_pipeline,
     "cold-start": measure_cold_start,

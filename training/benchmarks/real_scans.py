@@ -33,7 +33,7 @@ def measure_real_scans(settings: Settings) -> list[Row]:
     folder = settings.output / "real-scans"
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(compare_with_points, folder=folder, weights=settings.weights)
-    scans = spread_work(work, _scan_paths(settings.scans), settings.workers, "real scans")
+    scans = spread_work(work, scan_paths(settings.scans), settings.workers, "real scans")
     return [real_scans_row({scan["name"]: scan for scan in scans})]
 
 
@@ -137,7 +137,7 @@ def compare_with_points(path: Path, folder: Path, weights: Optional[Path]) -> di
 def measure_axis_rotations(settings: Settings) -> list[Row]:
     """Every scan turned by the 24 rotations that take axes to axes, against the scan as it is."""
     work = partial(turn_every_way, weights=settings.weights)
-    scans = dict(spread_work(work, _scan_paths(settings.scans), settings.workers, "axis rotations"))
+    scans = dict(spread_work(work, scan_paths(settings.scans), settings.workers, "axis rotations"))
     refused = sum(scan["refused"] for scan in scans.values())
     largest = max(scan["largest_mm"] for scan in scans.values())
     value = f"largest difference {largest:.3g} mm" + (f"; {refused} rotated scans refused" if refused else "")
@@ -164,5 +164,6 @@ def turn_every_way(path: Path, weights: Optional[Path]) -> tuple[str, dict[str, 
     return path.stem, {"largest_mm": largest, "refused": refused, "each_mm": [float(value) for value in differences]}
 
 
-def _scan_paths(folder: Path) -> list[Path]:
+def scan_paths(folder: Path) -> list[Path]:
+    """The scans of ``folder`` that come with points."""
     return sorted(path for path in folder.glob("*.ply") if path.with_name(f"{path.stem}.landmarks.json").exists())
