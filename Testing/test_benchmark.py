@@ -240,6 +240,26 @@ def test_an_offset_that_scans_share_is_told_from_what_varies() -> None:
     assert not shared_offsets({"a": scans["a"], "d": scans["d"]})
 
 
+def test_three_real_heads_teach_where_their_annotator_puts_the_landmarks(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch (extra 'training') is not installed")
+    from training.benchmarks.habits import measure_habits
+    from training.benchmarks.row import Settings
+
+    (tmp_path / "scans").mkdir()
+    for path in (shared / "scans").glob("*.*"):
+        (tmp_path / "scans" / path.name).symlink_to(path)
+    settings = Settings(shared / "face-model", tmp_path / "scans", tmp_path, tmp_path)
+    (row,) = measure_habits(settings)
+    assert row.n == 4 and row.met
+    for scan in row.details.values():
+        before, after = (np.mean(list(scan[when].values())) for when in ("before", "after"))
+        assert after < 0.75 * before
+        assert scan["before"].keys() == scan["after"].keys()
+    # With a head less, three are left: two to learn from are too few.
+    (tmp_path / "scans" / "facefuns_f18.landmarks.json").unlink()
+    assert measure_habits(settings) == []
+
+
 def test_places_common_to_all_heads_follow_the_skin() -> None:
     from training.benchmarks.other_heads import common_places, other_heads_row
 

@@ -11,11 +11,10 @@ from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.resources import resource_path
 
-from .. import train
 from .real_scans import CARRIED_OVER, compare_with_points, scan_paths
 from .row import Row, Settings
 
-CONFIG = Path(train.__file__).with_name("configs") / "height-map-net.json"
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "height-map-net.json"
 
 
 def measure_habits(settings: Settings) -> list[Row]:
@@ -36,6 +35,8 @@ def measure_habits(settings: Settings) -> list[Row]:
 
 def _leave_out(path: Path, scans: list[Path], weights: Path | None) -> dict[str, dict[str, float]]:
     """Errors (mm) on ``path`` by landmark, before and after fine-tuning without it."""
+    from .. import train  # the one row that needs torch
+
     start = weights or resource_path("Weights.safetensors")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -66,8 +67,8 @@ def _row(each: dict[str, dict[str, dict[str, float]]]) -> Row:
     return Row(
         "real scans, after fine-tuning on the others with points of the same annotator, each left out in turn",
         "better than before",
-        f"{told['after']} (before: {told['before']}) over {errors['after'].size} points of {', '.join(each)}, which share "
-        "one placement of the points, so that annotations scatter less from scan to scan than a clinic's would",
+        f"{told['after']} (before: {told['before']}) over {errors['after'].size} points of {', '.join(each)}; "
+        "these share one placement of the points, so that they scatter less from scan to scan than a clinic's would",
         bool(errors["after"].mean() < errors["before"].mean()),
         len(each),
         each,
