@@ -21,7 +21,7 @@ from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from PALNetLandmarksLib.weights import load_weights
 from scipy.spatial import cKDTree
-from scipy.stats import chi2
+from scipy.stats import f as variance_ratio
 
 from .folder import TrainingDataError
 from .height_map_task import HeightMapTask
@@ -30,8 +30,8 @@ from .prepared import STEP_MM, load_prepared, save_prepared
 
 Arrays = dict[str, NDArray[np.float32]]
 
-#: A mean offset of this many squared standard errors, summed over three axes, is chance in one of twenty landmarks.
-_SIGNIFICANT = float(chi2.ppf(0.95, 3)) / 3
+#: Share of the landmarks without a habit that chance may give one.
+_CHANCE = 0.05
 
 #: Fewer subjects do not tell a habit from chance, more need not be asked.
 _LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
@@ -130,7 +130,8 @@ def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.f
         each = np.where(known[..., None], own, 0).sum(axis=1)[there] / known.sum(axis=1)[there, None]
         mean = each.mean(axis=0)
         error = each.var(axis=0, ddof=1).sum() / len(each)
-        found[kind] = max(0.0, 1 - _SIGNIFICANT * error / max(mean @ mean, 1e-12)) * mean
+        limit = variance_ratio.ppf(1 - _CHANCE, 3, 3 * (len(each) - 1))
+        found[kind] = max(0.0, 1 - limit * error / max(mean @ mean, 1e-12)) * mean
     return found
 
 
