@@ -515,12 +515,14 @@ def test_many_subjects_bring_the_parts_across_landmarks(pool):
         assert has_across(network.state_dict()) == has_across(network.to_arrays()) == expected
 
 
-def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path):
+def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path, capsys):
     """The bundled network learnt from many; few subjects go on with all of it."""
     bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
     recipe = {"batch_size": 2, "learning_rate": 1e-5}
     more = ("--validation", str(pool), "--finetune", str(bundled))
-    run_trainer(pool, tmp_path, *more, config=HEIGHT_MAPS, epochs=1, **recipe)
+    card = run_trainer(pool, tmp_path, *more, config=HEIGHT_MAPS, epochs=1, **recipe)
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("No epoch did better on the validation subjects" in said) == (card["best"]["epoch"] == 0)
     trained = load_weights(tmp_path / "weights.safetensors")
     assert trained.fact("config") == load_weights(bundled).fact("config")
     history = json.loads((tmp_path / "history.json").read_text(encoding="utf-8"))
@@ -543,7 +545,7 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     card = run_trainer(data, run, "--finetune", str(bundled), config=config, epochs=0)
     said = " ".join(capsys.readouterr().err.split())
     assert f"does not know them: {own}." in said and "No landmark file has Tr, G, C, Ls" in said
-    assert "No epoch did better on the validation subjects than the start" in said
+    assert "Not trained: what it started from has" in (run / "model-card.md").read_text(encoding="utf-8")
     assert card["labels"] == list(load_scheme().labels)
     assert 2 < card["start"]["moved_mm"]["Pg"] < 5
     assert set(card["start"]["untaught"]) == set(load_scheme().labels) - set(labels)

@@ -119,7 +119,9 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "## Results",
         "",
         f"Best of {card['epochs']} epochs on the validation split (which chose it): epoch {best['epoch']}, "
-        f"{best['error_mm']:.3f} mm.",
+        f"{best['error_mm']:.3f} mm."
+        if card["epochs"]
+        else f"Not trained: what it started from has {best['error_mm']:.3f} mm on the validation split.",
         "",
     ]
     start = card.get("start") or {}

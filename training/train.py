@@ -543,7 +543,7 @@ def _finish(
         },
     )
     _console.print(f"{weights}: SHA-256 {digest}", highlight=False, soft_wrap=True)
-    if not best["epoch"]:
+    if history[-1]["epoch"] and not best["epoch"]:
         say_note(_console, "No epoch did better on the validation subjects than the start, so the weights are its.")
     error = f", test {test['point_wise_mm']:.3f} mm" if test and test["point_wise_mm"] is not None else ""
     _console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {a.output / 'model-card.md'}", soft_wrap=True)
