@@ -132,7 +132,8 @@ def test_an_annotator_s_habit_moves_landmarks_up_on_the_skin(model_folder: Path,
     for kind in ("as-defined", "habit"):
         (tmp_path / kind).mkdir()
     make_subject(7, plan, "test", model_folder, tmp_path / "as-defined")
-    make_subject(7, plan, "test", model_folder, tmp_path / "habit", higher={"G": 4.0, "Pg": 3.0})
+    habit = replace(plan, higher={"G": 4.0, "Pg": 3.0})
+    make_subject(7, habit, "test", model_folder, tmp_path / "habit")
     before, after = (read_landmarks(tmp_path / kind / "test-00007.mrk.json") for kind in ("as-defined", "habit"))
     moved = after.points - before.points
     g, pg = before.labels.index("G"), before.labels.index("Pg")

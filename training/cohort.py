@@ -16,7 +16,7 @@ import argparse
 import json
 import multiprocessing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class CohortPlan:
 
     ``number`` is part of every subject's seed; ``scheme`` as for ``HeadModel``; ``subjects`` how many by default;
     ``device`` None draws one per capture; ``hair`` scales the chance of hair and clothes; ``meshes`` False keeps
-    prepared scans only; ``turned`` puts every subject in a pose of its own; ``unusual`` heads lie far from the mean.
+    prepared scans only; ``turned`` puts every subject in a pose of its own; ``unusual`` heads lie far from the mean;
+    ``higher``: landmarks that the annotator puts so many mm further up than the model.
     """
 
     name: str
@@ -60,6 +61,7 @@ class CohortPlan:
     meshes: bool
     turned: bool
     unusual: bool = False
+    higher: Mapping[str, float] = field(default_factory=dict)
 
 
 PLANS = {
@@ -91,17 +93,11 @@ def load_simulator(model_folder: Path, scheme: str) -> CaptureSimulator:
 
 
 def make_subject(
-    index: int,
-    plan: CohortPlan,
-    split: str,
-    model_folder: Path,
-    output: Path,
-    suffix: str = ".mrk.json",
-    higher: Mapping[str, float] | None = None,
+    index: int, plan: CohortPlan, split: str, model_folder: Path, output: Path, suffix: str = ".mrk.json"
 ) -> str:
     """Make one subject's files in ``output`` unless they exist; returns the subject's name.
 
-    ``suffix`` is that of the landmark files; ``higher``: landmarks that the annotator puts so many mm further up.
+    ``suffix`` is that of the landmark files.
 
     The file that tells whether a subject exists is written last, so a subject is there as a whole or made again.
     """
@@ -117,7 +113,7 @@ def make_subject(
             prepare_scan(mesh, capture.landmarks, capture.visible, load_reference()),
         )
         return name
-    points, exact = capture.points, put_higher(capture.landmarks, capture.labels, capture.points, higher or {})
+    points, exact = capture.points, put_higher(capture.landmarks, capture.labels, capture.points, plan.higher)
     landmarks = exact
     if plan.annotator_noise:
         landmarks = add_annotator_noise(landmarks, simulator.model.rules, points, rng)
@@ -144,15 +140,12 @@ def make_cohort(
     output: Path,
     workers: int,
     suffix: str = ".mrk.json",
-    higher: Mapping[str, float] | None = None,
 ) -> None:
     """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
-    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects, "higher": higher or {}}
+    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    work = partial(
-        make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix, higher=higher
-    )
+    work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
         for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
@@ -180,12 +173,11 @@ def main() -> None:
     parser.add_argument("--higher", nargs="+", type=_label_and_millimetres, default=[], metavar="LABEL=MM",
                         help="landmarks that the annotator puts so much further up than the model")  # fmt: skip
     a = parser.parse_args()
-    plan = PLANS[a.cohort]
-    higher = dict(a.higher)
-    unknown = sorted(set(higher) - set(HeadModel(a.model, plan.scheme).labels)) if higher else []
-    if unknown or (higher and not plan.meshes):
+    plan = replace(PLANS[a.cohort], higher=dict(a.higher))
+    unknown = sorted(set(plan.higher) - set(HeadModel(a.model, plan.scheme).labels)) if plan.higher else []
+    if unknown or (plan.higher and not plan.meshes):
         parser.error(f"--higher: {unknown[0]} is no landmark" if unknown else "--higher is for cohorts of scans")
-    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, higher)
+    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks)
 
 
 if __name__ == "__main__":
