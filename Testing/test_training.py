@@ -306,6 +306,19 @@ def test_landmarks_vouch_for_the_pose_of_an_unusual_face(tmp_path, monkeypatch):
             assert "No face was found on 'S0.ply'" in str(refused["S0"])
 
 
+def test_landmarks_whose_sides_are_swapped_are_left_out(tmp_path):
+    mesh, _ = person(0)
+    write_ply(tmp_path / "S0.ply", mesh.points, mesh.triangles)
+    names = ("Prn", "Ex_R", "Ex_L", "Ch_R", "Ch_L", "Al_R", "Al_L")
+    subject = Subject("S0", tmp_path / "S0.ply", tmp_path / "S0.mrk.json")
+    for order, right in (([0, 1, 2, 3, 4, 5, 6], True), ([0, 2, 1, 4, 3, 6, 5], False)):
+        write_landmarks(subject.landmarks, LandmarkSet(names, landmarks_of(0, names)[order]))
+        sets, _ = read_landmark_files([subject])
+        scans, refused = align_scans([subject], sets, names, load_reference(), tmp_path / "alignments")
+        assert (len(scans), len(refused)) == ((1, 0) if right else (0, 1))
+    assert "check that left is the person's left" in str(refused["S0"])
+
+
 def test_a_run_among_the_scans_is_refused(laboratory):
     before = sorted(laboratory.iterdir())
     with pytest.raises(SystemExit, match="is the folder of the scans; choose another --output"):

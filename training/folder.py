@@ -37,6 +37,10 @@ LANDMARK_SUFFIXES = (".mrk.json", ".json", ".fcsv", ".csv", ".txt")
 #: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
 FAR_FROM_SCAN_MM = 10.0
 
+#: Median distance (mm of the reference) of landmarks from where the mean face has those of their names, that says: left
+#: and right are swapped, or names stand at the wrong points.
+_FAR_FROM_NAMES_MM = 15.0
+
 #: An unusual face's pose is taken where this many of the bundled landmarks lie like the reference's, turned and moved
 #: by no more than this.
 _VOUCHING, _VOUCHED_DEGREES, _VOUCHED_MM = 5, 20.0, 20.0
@@ -369,7 +373,7 @@ def _align(
         if alignment.fitness < LEAST_FITNESS:
             known = as_in_scan(landmarks, subject.landmarks, mesh)
             placed = replace(known, points=_apply(known.points, alignment.transform, alignment.mm_per_unit))
-            if not _vouch(placed, reference, alignment.face_scale):
+            if not _vouch(*_like_reference(placed, reference, alignment.face_scale)):
                 raise no_face_found(mesh.name, alignment.fitness, unit)
         found = {
             "key": key,
@@ -391,20 +395,33 @@ def _align(
             f"The landmarks in '{subject.landmarks.name}' do not lie on '{subject.scan.name}' (median distance "
             f"{distance:.0f} mm); check that they belong to this scan and have its coordinate system and unit."
         )
+    named, means = _like_reference(replace(landmarks, points=points), reference, float(found["face_scale"]))
+    off = float(np.median(np.linalg.norm(named - means, axis=1))) if len(named) >= _VOUCHING else 0.0
+    if off > _FAR_FROM_NAMES_MM:
+        raise TrainingDataError(
+            f"The landmarks in '{subject.landmarks.name}' lie {off:.0f} mm (median) from where a face has those of "
+            "their names; check that left is the person's left and each name stands at its point."
+        )
     return AlignedScan(subject, transform, mm_per_unit, found["inside_out"], float(found["face_scale"]), points)
 
 
-def _vouch(landmarks: LandmarkSet, reference: ReferenceFace, face_scale: float) -> bool:
-    """Whether annotated landmarks, in the frame of an alignment that is in doubt, lie there as on a face."""
-    shared = [label for label in reference.labels if label in landmarks.labels]
-    points = landmarks.ordered(tuple(shared)).points / face_scale
+def _like_reference(
+    landmarks: LandmarkSet, reference: ReferenceFace, face_scale: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of the landmarks (canonical frame) that the reference has, too: (k, 3) at its size, and the reference's own."""
+    shared = tuple(label for label in reference.labels if label in landmarks.labels)
+    points = landmarks.ordered(shared).points / face_scale
+    means = reference.landmarks[[reference.labels.index(label) for label in shared]]
     known = np.isfinite(points).all(axis=1)
-    if known.sum() < _VOUCHING:
+    return points[known], means[known]
+
+
+def _vouch(points: NDArray[np.float64], means: NDArray[np.float64]) -> bool:
+    """Whether annotated landmarks, in the frame of an alignment that is in doubt, lie there as on a face."""
+    if len(points) < _VOUCHING:
         return False
-    means = reference.landmarks[[reference.labels.index(label) for label in shared]][known]
-    off = fit_similarity(means, points[known])
-    degrees = np.degrees(Rotation.from_matrix(off.rotation).magnitude())
-    moved = np.linalg.norm(points[known].mean(axis=0) - means.mean(axis=0))
+    degrees = np.degrees(Rotation.from_matrix(fit_similarity(means, points).rotation).magnitude())
+    moved = np.linalg.norm(points.mean(axis=0) - means.mean(axis=0))
     return bool(degrees <= _VOUCHED_DEGREES and moved <= _VOUCHED_MM)
 
 
