@@ -451,6 +451,10 @@ def test_a_misspelt_label_in_one_file_does_not_make_another_scheme() -> None:
     assert scheme.labels == (*labels, "Pronasal")
     assert without_rare(scheme, sets, said.append).landmarks == load_scheme().landmarks
     assert len(said) == 1 and "'Pronasal' is left out: it is defined on 1 of 4 subjects" in said[0]
+    said.clear()
+    many = scheme_of([LandmarkSet(("N", "ex_r", "ex_l"), np.zeros((3, 3)))], "lower case")
+    assert without_rare(many, [LandmarkSet(("N",), np.zeros((1, 3)))] * 4, said.append).labels == ("N",)
+    assert said[0].startswith("Landmarks 'ex_r', 'ex_l' are left out: they are defined on none of 4") and len(said) == 1
 
 
 def test_subjects_with_too_few_landmarks_for_the_height_maps_are_named(laboratory, aligned, tmp_path):

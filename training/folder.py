@@ -249,12 +249,16 @@ def without_rare(
         least = min(LEAST_SUBJECTS, max(1, len(sets) // 2))
     counts = Counter(label for landmarks in sets for label, there in zip(landmarks.labels, landmarks.defined) if there)
     kept = tuple(landmark for landmark in scheme.landmarks if counts[landmark.label] >= least)
+    rare: dict[int, list[str]] = {}
     for landmark in scheme.landmarks:
         if counts[landmark.label] < least:
-            warn(
-                f"Landmark '{landmark.label}' is left out: it is defined on {counts[landmark.label] or 'none'} of "
-                f"{len(sets)} subjects to train on; if there should be more, check how it is spelt in the files."
-            )
+            rare.setdefault(counts[landmark.label], []).append(f"'{landmark.label}'")
+    for count, those in sorted(rare.items()):
+        what, are, they = ("Landmark", "is", "it is") if len(those) == 1 else ("Landmarks", "are", "they are")
+        warn(
+            f"{what} {', '.join(those)} {are} left out: {they} defined on {count or 'none'} of {len(sets)} subjects to "
+            f"train on; if there should be more, check how {they} spelt in the files."
+        )
     if not kept:
         raise TrainingDataError(f"No landmark is defined on {least} training subjects or more; add subjects.")
     return scheme if len(kept) == len(scheme) else replace(scheme, landmarks=kept)
