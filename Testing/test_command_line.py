@@ -281,6 +281,18 @@ def test_corrected_landmarks_are_not_overwritten_unasked(run, write_egg, tmp_pat
     assert markups.read_text() == original
 
 
+def test_a_scan_s_texture_is_not_overwritten_unasked(run, write_egg, tmp_path):
+    scan, texture = write_egg("anna.obj"), tmp_path / "anna.png"
+    texture.write_bytes(b"the texture")
+    result = run("detect", scan, "-o", tmp_path)
+    assert result.exit_code == 1 and "may be the scan's texture" in " ".join(result.stderr.split())
+    assert texture.read_bytes() == b"the texture" and not (tmp_path / "anna.mrk.json").exists()
+    assert run("detect", scan, "-o", tmp_path, "--overwrite").exit_code == 0
+    picture = texture.read_bytes()
+    assert picture != b"the texture"
+    assert run("detect", scan, "-o", tmp_path).exit_code == 0  # a picture of its own is made anew
+
+
 def test_a_picture_that_fails_leaves_no_file(run, write_egg, tmp_path, monkeypatch):
     def full_disk(mesh, detection, path):
         Path(path).write_bytes(b"half")

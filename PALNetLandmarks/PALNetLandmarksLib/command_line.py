@@ -462,7 +462,7 @@ def _write(
     """Write all files or none: they are made in a hidden folder beside their place and moved when complete.
 
     Landmarks that stand there already may have been corrected by hand: unless they are the same, or ``overwrite`` says
-    so, they are not replaced.
+    so, they are not replaced. Nor is a picture without landmarks beside it: it may be the scan's texture.
     """
     from .landmark_files import write_landmarks
 
@@ -484,9 +484,15 @@ def _write(
                 raise OutputError(
                     f"'{occupied}' cannot be written because it is a folder; move it or choose another -o."
                 )
+            detected = any((folder / f"{stem}{suffix}").exists() for suffix in (".mrk.json", ".fcsv", ".csv"))
             for path, target in zip(made, targets):
-                if overwrite or path.suffix == ".png" or not target.exists():
+                if overwrite or not target.exists() or (path.suffix == ".png" and detected):
                     continue
+                if path.suffix == ".png":
+                    raise OutputError(
+                        f"'{target}' exists already and may be the scan's texture; choose another folder with -o, or "
+                        "add --overwrite to replace it."
+                    )
                 if target.read_bytes() != path.read_bytes():
                     raise OutputError(
                         f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
