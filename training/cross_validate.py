@@ -132,7 +132,9 @@ def run(a: argparse.Namespace) -> None:
             predictions.save(result)
             _note_commit(a.output, result)
             _report(facts, a)
-    _console.print(f"Report: {(a.report or a.output) / 'tables.md'}", soft_wrap=True)
+    report = (a.report or a.output) / "tables.md"
+    said = f"Report: {report}" if report.exists() else "No report: no method has placed a landmark on any test subject."
+    _console.print(said, soft_wrap=True)
 
 
 def _prepare(
