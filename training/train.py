@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ PREPARED = ".prepared.npz"
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "palnet.json"
 
 AnyTask = Union[PALNetTask, HeightMapTask]
+Prepared = TypeVar("Prepared")
 _console = Console(stderr=True)
 
 
@@ -122,26 +123,32 @@ def _run(a: argparse.Namespace) -> None:
     config, recipe = _read_config(a.config, a.set, a.finetune is not None)
     device = choose_device(a.device)
     rank, world = start_processes(device)
-    # The first process prepares what the others then open; it says what is left out, they keep quiet.
-    task, source = None, None
-    for turn in range(2):
-        if (rank == 0) == (turn == 0):
-            _console.quiet = rank > 0
-            _check_same_run(a.output, config, a)
-            task, source = _build_task(config, recipe, a)
-        if world > 1:
-            torch.distributed.barrier()
-    assert task is not None and source is not None
+    _console.quiet = rank > 0  # the first process says what is left out
+
+    def build() -> tuple[AnyTask, Source]:
+        _check_same_run(a.output, config, a)
+        return _build_task(config, recipe, a)
+
+    task, source = _first_before_others(build, rank, world)
     initial, start = None, None
     if a.finetune:
-        for turn in range(2):
-            if (rank == 0) == (turn == 0):
-                initial, start = _start(task, source, a)
-            if world > 1:
-                torch.distributed.barrier()
+        initial, start = _first_before_others(lambda: _start(task, source, a), rank, world)
     network, history = train(task, recipe, a.output, device, a.minutes, initial)
     if rank == 0:
         _finish(task, network, history, source, config, recipe, device, world, start, a)
+
+
+def _first_before_others(prepare: Callable[[], Prepared], rank: int, world: int) -> Prepared:
+    """What ``prepare`` returns: the first process prepares what the others then open."""
+    if rank == 0:
+        prepared = prepare()
+    if world > 1:
+        torch.distributed.barrier()
+    if rank > 0:
+        prepared = prepare()
+    if world > 1:
+        torch.distributed.barrier()
+    return prepared
 
 
 def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[dict[str, Any], Recipe]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.resources import resource_path
 
-from .real_scans import CARRIED_OVER, compare_with_points, scan_paths
+from .real_scans import CARRIED_OVER, compare_with_points, points_of, scan_paths
 from .row import Row, Settings
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "height-map-net.json"
@@ -21,7 +20,7 @@ def measure_habits(settings: Settings) -> list[Row]:
     """Of the real scans that share one placement of the points, each after fine-tuning on the others."""
     groups: dict[str, list[Path]] = {}
     for path in scan_paths(settings.scans):
-        annotation = json.loads(path.with_name(f"{path.stem}.landmarks.json").read_text(encoding="utf-8"))["annotation"]
+        annotation = points_of(path)["annotation"]
         if CARRIED_OVER in annotation:
             groups.setdefault(annotation, []).append(path)
     rows = []
@@ -56,7 +55,7 @@ def _leave_out(path: Path, scans: list[Path], weights: Path | None) -> dict[str,
 def _write_subject(scan: Path, folder: Path) -> None:
     """Link a scan and write its points, in its own frame, as the trainer reads them."""
     (folder / scan.name).symlink_to(scan.resolve())
-    known = json.loads(scan.with_name(f"{scan.stem}.landmarks.json").read_text(encoding="utf-8"))["landmarks"]
+    known = points_of(scan)["landmarks"]
     system = read_scan(scan).coordinate_system
     write_landmarks(folder / f"{scan.stem}.mrk.json", LandmarkSet(tuple(known), np.array(list(known.values())), system))
 

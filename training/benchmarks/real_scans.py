@@ -99,7 +99,7 @@ def shared_offsets(scans: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def compare_with_points(path: Path, folder: Path, weights: Optional[Path]) -> dict[str, Any]:  # noqa: UP045
     """Detect on one scan, draw it, and compare with ``<name>.landmarks.json`` beside it (the scan's frame)."""
-    truth = json.loads(path.with_name(f"{path.stem}.landmarks.json").read_text(encoding="utf-8"))
+    truth = points_of(path)
     try:
         mesh = read_scan(path)
         detection = detector(weights).detect(mesh)
@@ -162,6 +162,12 @@ def turn_every_way(path: Path, weights: Optional[Path]) -> tuple[str, dict[str, 
     differences = [distances(points, found[0]).max() for points in found]
     largest = float(max(differences)) if differences else float("inf")
     return path.stem, {"largest_mm": largest, "refused": refused, "each_mm": [float(value) for value in differences]}
+
+
+def points_of(scan: Path) -> dict[str, Any]:
+    """What ``<name>.landmarks.json`` beside a scan says."""
+    document: dict[str, Any] = json.loads(scan.with_name(f"{scan.stem}.landmarks.json").read_text(encoding="utf-8"))
+    return document
 
 
 def scan_paths(folder: Path) -> list[Path]:
