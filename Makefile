@@ -17,6 +17,10 @@ TORCH ?= torch==2.13.0
 export PALNET_SCAN := $(value SCAN)
 export PALNET_OUTPUT := $(value OUTPUT)
 
+ifeq ($(origin scan),command line)
+$(error Write SCAN in capitals: make detect SCAN=path)
+endif
+
 .PHONY: help detect test clean
 
 help:

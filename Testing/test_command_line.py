@@ -172,6 +172,13 @@ def test_goes_on_after_bad_scans_and_lists_them_at_the_end(run, write_egg, tmp_p
     assert "foot" not in result.stdout
 
 
+def test_a_scan_that_may_not_be_read_stops_no_other(run, write_egg, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may read all
+    result = run("detect", "--no-picture", write_egg("anna.obj"), write_egg("foot.obj"))
+    assert result.exit_code == 1
+    assert "anna.obj" in result.stdout and "1 of 2 scans failed" in result.stderr
+
+
 def test_all_failed_leaves_no_folder(run, write_egg, tmp_path):
     result = run("detect", "-o", tmp_path / "out", write_egg("foot.obj"))
     assert result.exit_code == 1
@@ -370,11 +377,16 @@ def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):
     reference = load_reference()
     points = np.where(np.array(reference.labels)[:, None] == "Tr", np.nan, reference.landmarks)
     write_landmarks(tmp_path / "anna.mrk.json", LandmarkSet(reference.labels, points))
+    wrong = invoke("measure", tmp_path / "anna.mrk.json", "--unit", "cm", "--json")
+    assert wrong.exit_code == 1
+    assert json.loads(wrong.stdout)["files"] == []
+    assert "make a face in mm, not in cm" in wrong.stderr
+    few = LandmarkSet(reference.labels, np.where(np.isin(reference.labels, ("N", "Pg"))[:, None], points, np.nan))
+    write_landmarks(tmp_path / "anna.mrk.json", few)  # too few to tell
     result = invoke("measure", tmp_path / "anna.mrk.json", "--unit", "cm", "--json")
     assert result.exit_code == 0
     (entry,) = json.loads(result.stdout)["files"]
     assert entry["unit"] == "cm"
-    assert "make a face in mm, not in cm" in result.stderr
     found = {"-".join(one["landmarks"]): one["value"] for one in entry["measurements"]}
     label = dict(zip(reference.labels, reference.landmarks))
     assert found["N-Pg"] == pytest.approx(10 * np.linalg.norm(label["N"] - label["Pg"]))

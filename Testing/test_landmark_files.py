@@ -192,6 +192,15 @@ def test_markups_of_other_programs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(landmarks.points, [[1, 2, 3], [-1, -2, 3], [np.nan] * 3])
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_tables_saved_by_a_spreadsheet_with_decimal_commas(tmp_path: Path, delimiter: str) -> None:
+    rows = [["label", "name", "x", "y", "z"], ["N", "nasion, soft", "1,5", "-2", "3,25"], ["Tr", "", "", "", ""]]
+    (tmp_path / "a.csv").write_text("\n".join(delimiter.join(row) for row in rows), encoding="utf-8-sig")
+    landmarks = read_landmarks(tmp_path / "a.csv")
+    assert (landmarks.labels, landmarks.names) == (("N", "Tr"), ("nasion, soft", ""))
+    np.testing.assert_array_equal(landmarks.points, [[1.5, -2, 3.25], [np.nan] * 3])
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -201,6 +210,7 @@ def test_markups_of_other_programs(tmp_path: Path) -> None:
         ("a.mrk.json", '{"markups": [{"type": "Fiducial"'),
         ("a.csv", "scan,measurement,value\nanna,N - Pg,12\n"),
         ("a.csv", "label,x,y,z\nN,1,2,\n"),
+        ("a.csv", "label;x;y;z\nN;1,2;2.000,5;3\n"),
         ("a.csv", "label,x,y,z,coordinate_system\nN,1,2,3,LPS\nSn,1,2,3,RAS\n"),
         ("a.mrk.json", '{"markups": [{"type": "Line", "controlPoints": []}]}'),
         ("a.mrk.json", '{"markups": [{"type": "Fiducial", "controlPoints": [{"label": "N", "position": [1, 2]}]}]}'),

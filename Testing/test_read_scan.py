@@ -610,13 +610,16 @@ def test_coordinates_that_are_no_numbers(tmp_path: Path, value: float, suffix: s
     points = POINTS.copy()
     points[100, 1] = value
     content = {".obj": obj_text, ".ply": ply_bytes, ".off": off_text}[suffix](points, QUADS)
-    assert "1 points whose coordinates are not finite" in refusal(write(tmp_path / f"bad{suffix}", content))
+    assert "coordinates are not finite numbers (NaN or infinite; 1 of them)" in refusal(
+        write(tmp_path / f"bad{suffix}", content)
+    )
 
 
 def test_surfaces_that_are_none(tmp_path: Path) -> None:
     assert "no points" in refusal(write(tmp_path / "a.obj", "# nothing here\ng face\n"))
     assert "no points" in refusal(write(tmp_path / "a.ply", ply_bytes(POINTS[:0], QUADS[:0])))
     assert "no points" in refusal(write(tmp_path / "a.stl", stl_bytes(POINTS, TRIANGLES[:0])))
+    assert "a text of another kind" in refusal(write(tmp_path / "b.stl", "Dear colleague, here is the scan.\n" * 9))
     assert "point cloud" in refusal(write(tmp_path / "b.obj", obj_text(POINTS, QUADS[:0])))
     assert "point cloud" in refusal(write(tmp_path / "b.ply", ply_bytes(POINTS, QUADS[:0])))
     assert "no face with an area" in refusal(write(tmp_path / "c.ply", ply_bytes(POINTS * [1, 0, 0], TRIANGLES)))

@@ -120,7 +120,10 @@ def detect(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SCAN", help="Face scans: OBJ, PLY, STL, VTP, VTK, GLB, glTF or OFF.", show_default=False
+            metavar="SCAN",
+            help="Face scans: OBJ, PLY, STL, VTP, VTK, GLB, glTF or OFF.",
+            show_default=False,
+            readable=False,  # a scan that may not be read fails like any other, without stopping the others
         ),
     ],
     output: Annotated[
@@ -199,6 +202,7 @@ def measure(
             metavar="LANDMARKS",
             help="Landmark files, perhaps corrected: .mrk.json, .fcsv, .csv or .txt.",
             show_default=False,
+            readable=False,
         ),
     ],
     output: Annotated[
@@ -221,14 +225,12 @@ def measure(
     failed = {}
     for path in landmarks:
         try:
-            used, values, warning = _measure_one(path, unit.value if unit else None)
+            used, values = _measure_one(path, unit.value if unit else None)
         except LandmarkingError as error:
             failed[str(path)] = str(error)
             typer.echo(f"Error: {error}", err=True)
             continue
         faces.append((str(path), used, values))
-        if warning:
-            typer.echo(f"Warning: {warning}", err=True)
         if not as_json:
             typer.echo("\n".join(_measured_lines(path, used, values)))
     try:
@@ -255,8 +257,8 @@ def measure(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...], str]:
-    """The unit of a landmark file, what is measured on its face, and a warning if the unit that is given is odd."""
+def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...]]:
+    """The unit of a landmark file, and what is measured on its face; refused if the unit that is given is another."""
     from .align import UNITS
     from .landmark_files import read_landmarks
     from .measurements import measure as take
@@ -271,10 +273,12 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
         if unit is None:
             raise
         likely = unit
-    used = unit or likely
-    odd = f"The landmarks of '{path.name}' make a face in {likely}, not in {used}; check --unit."
+    if unit not in (None, likely):  # units differ by more than faces do
+        raise UnknownUnitError(
+            f"The landmarks of '{path.name}' make a face in {likely}, not in {unit}; leave out --unit or correct it."
+        )
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
-    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations), "" if used == likely else odd
+    return likely, take(dict(zip(found.labels, found.points * UNITS[likely])), deviations)
 
 
 def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:

@@ -335,8 +335,8 @@ def _one_line(text: str) -> str:
 
 
 def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
-    """Read landmarks from Slicer's ``.mrk.json`` (or ``.json``) and ``.fcsv``, from this module's ``.csv``, or from
-    LAFAS's tab-separated ``.txt``.
+    """Read landmarks from Slicer's ``.mrk.json`` (or ``.json``) and ``.fcsv``, from this module's ``.csv`` (also as a
+    spreadsheet saves it, with semicolons or tabs and decimal commas), or from LAFAS's tab-separated ``.txt``.
 
     The points stay in the coordinate system of the file, which the result names; use
     :meth:`LandmarkSet.in_coordinate_system` to bring them into that of the scan. LAFAS files (``name<TAB>(x,y,z)`` on
@@ -481,20 +481,28 @@ def _read_fcsv(text: str) -> LandmarkSet:
 
 
 def _read_csv(text: str) -> LandmarkSet:
-    rows = list(csv.DictReader(io.StringIO(text)))
+    # Spreadsheets in countries with a decimal comma part the cells by semicolons, or by tabs when they save as text.
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    rows = list(reader)
+    if not {"label", "x", "y", "z"} <= set(reader.fieldnames or ()):
+        raise ValueError("its first line does not name the columns label, x, y and z")
     systems = {row.get("coordinate_system") or "LPS" for row in rows}
     if len(systems) > 1:
         raise ValueError("it has more than one coordinate system")
     return LandmarkSet(
         labels=tuple(row["label"] for row in rows),
-        points=np.array([_cells([row["x"], row["y"], row["z"]]) for row in rows]).reshape(-1, 3),
+        points=np.array([_cells([row[axis] for axis in "xyz"], delimiter) for row in rows]).reshape(-1, 3),
         coordinate_system=systems.pop() if systems else "LPS",
         names=tuple(row.get("name") or "" for row in rows),
     )
 
 
-def _cells(cells: list[str]) -> list[float]:
+def _cells(cells: list[str], delimiter: str) -> list[float]:
     """The position in three cells of a table, which are empty where the landmark has none."""
+    if delimiter != ",":
+        cells = [cell.replace(",", ".") for cell in cells]
     return _position(cells) if any(cells) else [math.nan] * 3
 
 

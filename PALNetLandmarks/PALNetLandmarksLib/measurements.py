@@ -128,8 +128,8 @@ def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: st
     best = min(UNITS, key=lambda unit: abs(math.log(scale / UNITS[unit])) if scale > 0 else math.inf)
     if not 1 / _MOST_SIZE_RATIO <= scale / UNITS[best] <= _MOST_SIZE_RATIO:
         raise UnknownUnitError(
-            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say the unit "
-            "(--unit)."
+            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them (is _R the "
+            "person's right everywhere?), or say the unit (--unit)."
         )
     return best
 

@@ -166,7 +166,7 @@ def _clean(points: NDArray[Any], triangles: Integers) -> tuple[NDArray[np.float6
     bad = int(np.count_nonzero(used & ~sound))
     if bad:
         raise MeshFormatError(
-            f"has {bad:,} points whose coordinates are not finite numbers (NaN or infinite); "
+            f"has points whose coordinates are not finite numbers (NaN or infinite; {bad:,} of them); "
             "repair the mesh or export the scan again"
         )
     points, triangles = _keep(points, triangles, used)

@@ -32,6 +32,8 @@ def read_stl(path: Path) -> RawMesh:
             stream.seek(0)
             return _read_ascii(path)
         if len(start) < _HEADER_BYTES or size < _HEADER_BYTES + count * _RECORD.itemsize:
+            if b"\0" not in start:
+                raise MeshFormatError("is no STL mesh but a text of another kind; export the scan again as STL")
             raise MeshFormatError(
                 f"is truncated or not an STL mesh: its header promises {count:,} triangles, which do not fit "
                 f"{size:,} bytes; copy it again or export the scan again as STL"
