@@ -240,8 +240,9 @@ def test_interrupted_run_ends_with_the_same_weights(laboratory, aligned, tmp_pat
     for key in ("network", "averaged"):
         for name, value in states[0][key].items():
             assert torch.equal(value, states[1][key][name]), (key, name)
-    first, second = (load_weights(run / "weights.safetensors").arrays for run in (straight, resumed))
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+    first, second = (load_weights(run / "weights.safetensors") for run in (straight, resumed))
+    assert all(np.array_equal(first.arrays[name], second.arrays[name]) for name in first.arrays)
+    assert first.fact("training") == second.fact("training")  # so the files differ in the runs' names alone
 
 
 def test_run_goes_on_with_its_own_settings_only(laboratory, aligned, tmp_path):
@@ -570,6 +571,7 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     scale = [np.array(weights.fact("deviation_scale")) for weights in (before, after)]
     kept = [load_scheme().labels.index(label) for label in card["start"]["untaught"]]
     np.testing.assert_allclose(scale[1][kept], scale[0][kept], atol=1e-4)
+    assert after.fact("passes") == before.fact("passes") == 4
     # On a face that it has not seen: Pg has moved up, what nobody placed stays.
     mesh, _ = person(30)
     there = [
@@ -581,6 +583,12 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     # In the files to train on, what nobody placed is where the network has it.
     scans = [load_prepared(file) for file in run.glob("scans-*/training-*.prepared.npz")]
     assert len(scans) == 6 and all(np.isfinite(scan.landmarks).all() for scan in scans)
+
+
+def test_weights_of_another_network_are_refused_before_any_scan_is_looked_at(tmp_path):
+    bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
+    with pytest.raises(SystemExit, match=r"add --config training/configs/height-map-net\.json or leave"):
+        trainer.main(["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--finetune", str(bundled)])
 
 
 def test_only_what_exceeds_chance_is_a_habit():

@@ -56,8 +56,24 @@ class Start:
         return Start(document["moved_mm"], tuple(document["untaught"]))
 
 
+def check_network(path: Path, network: str) -> None:
+    """Refuse weights of another network than the run's, before any scan is looked at.
+
+    Raises
+    ------
+    TrainingDataError
+        With the remedy.
+    """
+    theirs = load_weights(path).metadata.get("architecture", "unknown")
+    if theirs != network:
+        raise TrainingDataError(
+            f"'{path}' are for the network '{theirs}' and this run's is '{network}'; add --config "
+            f"training/configs/{theirs}.json or leave out --finetune."
+        )
+
+
 def initial_weights(path: Path, task: Union[PALNetTask, HeightMapTask]) -> Arrays:
-    """Weights to go on from; refused where they are for another network or other landmarks.
+    """Weights to go on from; refused where they are for other landmarks or a network of other settings.
 
     Raises
     ------
@@ -66,10 +82,8 @@ def initial_weights(path: Path, task: Union[PALNetTask, HeightMapTask]) -> Array
     """
     file = load_weights(path)
     metadata: dict[str, Any] = task.metadata()
-    for key, what in (("architecture", "another network"), ("labels", "other landmarks"), ("config", "other settings")):
-        own = metadata[key] if isinstance(metadata[key], str) else json.loads(json.dumps(metadata[key]))
-        theirs = file.metadata.get(key, "null")
-        theirs = theirs if isinstance(own, str) else json.loads(theirs)
+    for key, what in (("labels", "other landmarks"), ("config", "other settings")):
+        own, theirs = json.loads(json.dumps(metadata[key])), json.loads(file.metadata.get(key, "null"))
         if isinstance(own, dict) and isinstance(theirs, dict):
             # A part that weights were written too early to name is one that they do not have.
             own = {name: value for name, value in own.items() if value or name in theirs}

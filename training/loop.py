@@ -393,6 +393,7 @@ def draw_curves(history: list[dict[str, float]], watched: str, path: Path) -> No
     left.plot(epochs, losses, label="training loss")
     left.plot(epochs, errors, label=f"validation {watched}")
     left.set_xlabel("epoch")
+    left.set_ylabel("loss; error in mm")
     left.set_ylim(bottom=0, top=1.1 * float(np.nanmax(losses[1:] + errors[1:] or losses + errors)))
     left.legend()
     left.grid(alpha=0.3)

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, Union
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
 from PALNetLandmarksLib.palnet import PALNetConfig
@@ -31,14 +32,14 @@ from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
-from PALNetLandmarksLib.weights import load_weights
+from PALNetLandmarksLib.weights import WeightsFile, load_weights
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .arguments import at_least_one, not_negative
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
-from .finetuning import Arrays, Start, initial_weights, scheme_to_finetune, start_from
+from .finetuning import Arrays, Start, check_network, initial_weights, scheme_to_finetune, start_from
 from .folder import (
     AlignedScan,
     TrainingDataError,
@@ -121,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(a: argparse.Namespace) -> None:
     keep_freed_memory()
     config, recipe = _read_config(a.config, a.set, a.finetune is not None)
+    if a.finetune:
+        check_network(a.finetune, config["network"])
     device = choose_device(a.device)
     rank, world = start_processes(device)
     _console.quiet = rank > 0  # the first process says what is left out
@@ -496,20 +499,20 @@ def _finish(
         counts = {split: len(source.files[split]) for split in source.folders}
         counts["training"] = task.size
         means = task.reference.landmarks
-        scale = fit_deviation_scale(*task.run(network), task.mirrored)
-        if start and start.untaught:
-            kept = [task.scheme.labels.index(label) for label in start.untaught]
-            scale[kept] = np.array(load_weights(a.finetune).fact("deviation_scale"))[kept]
-        metadata["deviation_scale"] = np.round(scale, 4).tolist()
+        before = load_weights(a.finetune) if a.finetune else None
+        passes = int(before.fact("passes") if before else metadata["passes"])
+        scale = _deviation_scale(task, network, passes, before, start.untaught if start else ())
+        metadata |= {"passes": passes, "deviation_scale": np.round(scale, 4).tolist()}
         if counts.get("test"):
-            test = measure(*task.predict(network, source.files["test"])[:2], task.scheme.labels)
+            test = measure(*task.predict(network, source.files["test"], passes)[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
     facts = {
         "started_from": load_weights(a.finetune).sha256 if a.finetune else "random weights",
         "commit": commit(),
         "seed": recipe.seed,
         "epochs": history[-1]["epoch"],
-        "best_validation": best,
+        # How long it took would make another file of the same weights.
+        "best_validation": {key: value for key, value in best.items() if key != "seconds"},
         "subjects": counts,
     }
     weights = a.output / "weights.safetensors"
@@ -554,6 +557,20 @@ def _finish(
         say_note(_console, "No epoch did better on the validation subjects than the start, so the weights are its.")
     error = f", test {test['point_wise_mm']:.3f} mm" if test and test["point_wise_mm"] is not None else ""
     _console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {a.output / 'model-card.md'}", soft_wrap=True)
+
+
+def _deviation_scale(
+    task: HeightMapTask, network: Any, passes: int, before: WeightsFile | None, untaught: Sequence[str]
+) -> NDArray[np.float64]:
+    """What the network's deviations (L,) are worth on the validation scans, after as many passes as a user's scan gets.
+
+    A few scans say little of a single landmark, so what the weights that the run started from say of it counts along;
+    of landmarks ``untaught``, nothing else does.
+    """
+    stated = np.ones(len(task.scheme)) if before is None else np.array(before.fact("deviation_scale"))
+    errors, deviations = task.run(network, passes)
+    scale = stated * fit_deviation_scale(errors, deviations * stated, task.mirrored)
+    return np.where(np.isin(task.scheme.labels, untaught), stated, scale)
 
 
 def _write_reference(path: Path, reference: ReferenceFace) -> None:
