@@ -338,6 +338,9 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     report.main()
     after = json.loads((tmp_path / "again" / "tables.json").read_text(encoding="utf-8"))
     assert after["table_1"] == before["table_1"] and after["table_4"] == before["table_4"]
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "again"), "--output", str(tmp_path / "third")])
+    with pytest.raises(SystemExit, match="holds no predictions to report on; give the folder 'predictions'"):
+        report.main()
 
     with pytest.raises(SystemExit, match="another seed"):
         cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])

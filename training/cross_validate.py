@@ -76,7 +76,8 @@ def run(a: argparse.Namespace) -> None:
     check_apart(a.output, a.data)
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
-    say_reasons(_console, "Left out", {**left_out, **unreadable})
+    left_out |= unreadable
+    say_reasons(_console, "Left out", left_out)
     subjects = {subject.name: subject for subject in found if subject.name in sets}
     if a.threads:
         torch.set_num_threads(a.threads)
@@ -111,6 +112,7 @@ def run(a: argparse.Namespace) -> None:
     _check_same(a.output / "settings.json", settings)
     facts = {
         **settings,
+        "left_out": {**left_out, **wrong},
         "scans": str(a.data),
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         f"Budget of each training: {said}. Seed {facts['seed']}, commit {facts['commit']}.",
         "",
         f"`{facts['command']}`",
+        *(["", "Left out:", ""] if facts.get("left_out") else []),
+        *(f"- {name}: {reason}" for name, reason in facts.get("left_out", {}).items()),
     ]
 
 
@@ -151,7 +154,13 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, help="folder of the cohort, for figure 7")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
     a = parser.parse_args()
-    facts = json.loads((a.predictions / FACTS).read_text(encoding="utf-8"))
+    try:
+        facts = json.loads((a.predictions / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        sys.exit(
+            f"Error: '{a.predictions}' holds no predictions to report on; give the folder 'predictions' that "
+            "training.cross_validate --report left beside its tables."
+        )
     write_report(a.predictions, a.output, {**facts, "scans": str(a.scans or "")}, a.published)
 
 
