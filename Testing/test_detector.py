@@ -159,6 +159,24 @@ def test_what_had_to_be_moved_to_the_surface_is_doubted_by_as_much(sample: Trian
     np.testing.assert_allclose(np.delete(found.standard_deviation_mm, placer.moved), 0.5, atol=1e-6)
 
 
+def test_where_the_scan_ends_a_landmark_is_doubted_more(sample: TriangleMesh) -> None:
+    """A cheek is cut away up to 3 mm from its landmark, which then has to move onto the edge."""
+    placer = OffTheSurface()
+    placer.off_mm[:] = 0
+    detector = LandmarkDetector(placer, load_reference(), "0", "0" * 64, "cpu", "triangle")
+    cheek = placer.labels.index("Chk_R")
+    whole = detector.detect(sample)
+    rotation, shift = whole.rigid_transform[:3, :3], whole.rigid_transform[:3, 3]
+    known = Placed(whole.points @ rotation.T + shift, whole.standard_deviation_mm, load_reference().landmark_normals)
+    # Where they lie on the whole face; so small a hole moves the alignment by less than can be seen here.
+    placer.place = lambda mesh, face_scale, stopwatch: (yield) or known  # type: ignore[method-assign]
+    cut = without(sample, np.linalg.norm(sample.points - whole.points[cheek], axis=1) < 2.5)
+    found = detector.detect(cut)
+    moved = np.linalg.norm(found.points[cheek] - whole.points[cheek])
+    assert 2 < moved < 4 and not found.missing[cheek]
+    assert found.standard_deviation_mm[cheek] == pytest.approx(np.hypot(0.5, moved), rel=0.1)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The same scan in other guises
 

@@ -18,6 +18,8 @@ _CHUNK = 32_768
 _LONG_TRIANGLES = 500
 # A triangle that faces away from where a point is looked at counts as this much (mm) farther from it.
 _FACING_AWAY_MM = 1.5
+# A point this near to an edge, relative to the edge's length, lies on it.
+_ON_EDGE = 1e-6
 # Cells along the longest side of the grid that marks neighbourhoods.
 _GRID_CELLS = 128
 
@@ -167,16 +169,31 @@ class SurfaceLocator:
         ValueError
             If the mesh has no triangles.
         """
+        points, distances, _ = self._nearest_on_triangles(_as_points(queries), outward)
+        return points, distances
+
+    def nearest_on_surface_or_border(
+        self, queries: ArrayLike, outward: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """As ``nearest_on_surface``, and whether each point (q,) lies on the border of the surface: beyond it, or in a
+        hole, there is none."""
+        points, distances, triangles = self._nearest_on_triangles(_as_points(queries), outward)
+        return points, distances, self._on_border(points, triangles)
+
+    def _nearest_on_triangles(
+        self, query_points: NDArray[np.float64], outward: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Nearest points (q, 3), their distances (q,) and triangles (q,), -1 where no triangle has it."""
         if len(self._triangles) == 0:
             raise ValueError("nearest_on_surface needs a mesh with triangles.")
-        query_points = _as_points(queries)
         best, bound = self.nearest_vertex(query_points)
+        nearest = np.full(len(query_points), -1, dtype=np.int64)
         if len(query_points) == 0:
-            return best, bound
+            return best, bound, nearest
         away = 0.0 if outward is None else _FACING_AWAY_MM
         query_of_pair, triangle_of_pair = self._triangles_within(query_points, bound + away)
         if len(query_of_pair) == 0:
-            return best, bound
+            return best, bound, nearest
         corners = self._points[self._triangles[triangle_of_pair]].astype(np.float64)
         closest = closest_points_on_triangles(query_points[query_of_pair], corners)
         distances = np.linalg.norm(closest - query_points[query_of_pair], axis=1)
@@ -187,10 +204,39 @@ class SurfaceLocator:
         order = np.lexsort((cost, query_of_pair))
         queries_found, first = np.unique(query_of_pair[order], return_index=True)
         winners = order[first]
+        nearest[queries_found] = triangle_of_pair[winners]
         better = cost[winners] < bound[queries_found] + away
         best[queries_found[better]] = closest[winners[better]]
         bound[queries_found[better]] = distances[winners[better]]
-        return best, bound
+        return best, bound, nearest
+
+    def _on_border(self, points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether points (q, 3), each on its triangle (q,; -1: none), lie on an edge that no other triangle has."""
+        corners = self._triangles[triangles]
+        touched = np.zeros(len(self._points), dtype=bool)
+        touched[corners] = True
+        around = np.flatnonzero(self._touching(touched))
+        edges, number = np.unique(self._edges(self._triangles[around]), return_counts=True)
+        single = np.isin(self._edges(corners), edges[number == 1])
+        starts = self._points[corners].astype(np.float64)
+        along = np.roll(starts, -1, axis=1) - starts
+        area = np.cross(points[:, None] - starts, along)
+        on_edge = _dot(area, area) <= (_ON_EDGE * _dot(along, along)) ** 2
+        return np.asarray((single & on_edge).any(axis=1) & (triangles >= 0))
+
+    def _edges(self, triangles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One number (m, 3) for each edge of triangles (m, 3), from corner 0 to 1, 1 to 2 and 2 to 0, whatever its
+        direction."""
+        other = np.roll(triangles, -1, axis=1)
+        return np.minimum(triangles, other) * len(self._points) + np.maximum(triangles, other)
+
+    def _touching(self, touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which triangles (m,) have a corner among the ``touched`` points (n,)."""
+        result = np.zeros(len(self._triangles), dtype=bool)
+        for part in _chunks(len(self._triangles)):
+            first, second, third = np.ascontiguousarray(self._triangles[part].T)
+            result[part] = touched[first] | touched[second] | touched[third]
+        return result
 
     @property
     def _vertex_count(self) -> int:
@@ -221,10 +267,7 @@ class SurfaceLocator:
             # No vertex is nearer than the bound, so these balls hold thin caps of the surface only.
             for found in tree.query_ball_point(queries, reach, return_sorted=False):
                 touched[vertices[found]] = True
-        is_near = np.zeros(len(extents), dtype=bool)
-        for part in _chunks(len(extents)):
-            first, second, third = np.ascontiguousarray(self._triangles[part].T)
-            is_near[part] = touched[first] | touched[second] | touched[third]
+        is_near = self._touching(touched)
         long = np.flatnonzero(extents > usual_extent)
         is_near[long] = False
         usual = np.flatnonzero(is_near)
