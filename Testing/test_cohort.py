@@ -14,6 +14,7 @@ from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.surface import SurfaceLocator
+from scipy.spatial import cKDTree
 
 pytest.importorskip("embreex", reason="cohorts are simulated with the training extra")
 pytest.importorskip("numba", reason="cohorts are simulated with the training extra")
@@ -67,7 +68,8 @@ def test_a_subject_depends_on_plan_split_and_index_alone() -> None:
         assert drawn(plan, "test", 3) == drawn(plan, "test", 3)
         assert drawn(plan, "test", 3)[-2:] == (plan.device, plan.hair)
         assert drawn(replace(plan, subjects=1), "test", 3) == drawn(plan, "test", 3)  # not on the cohort's length
-    assert drawn(PLANS["facescape-sim"], "train", 0)[5] is False  # neutral faces
+    for name in ("facescape-sim", "facescape-registered"):
+        assert drawn(PLANS[name], "train", 0)[5] is False  # neutral faces
     assert drawn(PLANS["lafas-sim"], "train", 0)[5] is True
     assert [name for name, plan in PLANS.items() if drawn(plan, "train", 0)[6]] == ["unusual"]
 
@@ -86,8 +88,19 @@ def test_identities_of_train_validation_and_test_are_different_people(model_fold
 
 def test_the_cohorts_are_the_published_ones_in_size() -> None:
     assert (PLANS["lafas-sim"].subjects, PLANS["lafas-sim"].scheme) == (214, "lafas50")
-    assert (PLANS["facescape-sim"].subjects, PLANS["facescape-sim"].scheme) == (700, "multipie68")
+    for name in ("facescape-sim", "facescape-registered"):
+        assert (PLANS[name].subjects, PLANS[name].scheme) == (700, "multipie68")
     assert len({plan.number for plan in PLANS.values()}) == len(PLANS)
+
+
+def test_registered_subjects_share_their_vertices_and_have_landmarks_there(model_folder: Path) -> None:
+    simulator = load_simulator(model_folder, "multipie68")
+    first, second = (draw_capture(simulator, PLANS["facescape-registered"], "train", index)[0] for index in (0, 1))
+    np.testing.assert_array_equal(first.triangles, second.triangles)
+    assert np.linalg.norm(first.points - second.points, axis=1).min() > 0, "two people"
+    at = [cKDTree(capture.points).query(capture.landmarks) for capture in (first, second)]
+    np.testing.assert_array_equal(at[0][1], at[1][1])
+    assert max(distance.max() for distance, _ in at) == 0.0 and first.visible.all()
 
 
 def test_a_written_subject_is_read_back_as_it_was_captured(cohort: Path, model_folder: Path) -> None:

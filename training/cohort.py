@@ -30,7 +30,7 @@ from scipy.spatial.transform import Rotation
 from .annotator import add_annotator_noise, put_higher
 from .arguments import at_least_one
 from .prepared import prepare_scan, save_prepared
-from .simulation.capture import Capture, CaptureSimulator
+from .simulation.capture import REGISTERED, Capture, CaptureSimulator
 from .simulation.head import HeadModel, head_model_folder
 from .write_ply import write_ply
 
@@ -69,6 +69,8 @@ PLANS = {
     for plan in (
         CohortPlan("lafas-sim", 11, "lafas50", 214, "stereo", 0.6, True, True, False),
         CohortPlan("facescape-sim", 12, "multipie68", 700, "clean", 0.0, False, True, False),
+        # As FaceScape's published models, which are registered to one topology and have their landmarks at vertices.
+        CohortPlan("facescape-registered", 18, "multipie68", 700, REGISTERED, 0.0, False, True, False),
         CohortPlan("pool", 13, "lafas50", 3000, None, 1.0, False, False, False),
         CohortPlan("clinic", 14, "lafas50", 200, "stereo", 0.6, False, True, True),
         CohortPlan("any-device", 15, "lafas50", 1000, None, 1.0, False, True, True),
@@ -82,7 +84,8 @@ def draw_capture(
 ) -> tuple[Capture, np.random.Generator]:
     """The capture of one subject and the generator to go on with; depends on plan, split and index alone."""
     rng = np.random.default_rng([20260 + plan.number, SPLITS[split], index])
-    subject = simulator.model.draw_subject(rng, expressive=plan.device != "clean", unusual=plan.unusual)
+    neutral = plan.device in ("clean", REGISTERED)
+    subject = simulator.model.draw_subject(rng, expressive=not neutral, unusual=plan.unusual)
     return simulator.capture(subject, rng, plan.device, plan.hair), rng
 
 

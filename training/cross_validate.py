@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
@@ -107,6 +108,7 @@ def run(a: argparse.Namespace) -> None:
         "minutes": a.minutes,
         "epochs": a.epochs,
         "finetune": a.finetune.name if a.finetune else None,
+        "surface": a.surface,
     }
     a.output.mkdir(parents=True, exist_ok=True)
     _check_same(a.output / "settings.json", settings)
@@ -149,12 +151,12 @@ def _prepare(
 ) -> Predict:
     """Train ``method`` on a fold; what predicts. ``scans``: those that could be aligned."""
     if method.kind == "weights":
-        return predictor_of_weights(None, labels, a.device)
+        return predictor_of_weights(None, labels, a.device, a.surface)
     run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
         weights = train_network(method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune)
-        return predictor_of_weights(weights, labels, a.device)
+        return predictor_of_weights(weights, labels, a.device, a.surface)
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
         return [scans[name] for name in names]
@@ -215,6 +217,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=not_negative, default=0.0, help="of each training; 0: no limit")
     parser.add_argument("--epochs", type=int, help="of each training; by default as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
+    parser.add_argument("--surface", choices=SURFACES, default="triangle", help="how networks' points are put on scans")
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])

@@ -156,12 +156,14 @@ def train_network(
     return weights
 
 
-def predictor_of_weights(weights: Path | None, labels: tuple[str, ...], device: str = "cpu") -> Predict:
-    """The library's whole pipeline with a weights file; the bundled one if ``None``.
+def predictor_of_weights(
+    weights: Path | None, labels: tuple[str, ...], device: str = "cpu", surface: str = "triangle"
+) -> Predict:
+    """The library's whole pipeline with a weights file; the bundled one if ``None``. ``surface`` as for the detector.
 
     Gives the landmarks ``labels`` in that order, whatever the file's own are; unknown and missing where it lacks one.
     """
-    detector = LandmarkDetector.load(weights, device)
+    detector = LandmarkDetector.load(weights, device, surface)
     row = {label: i for i, label in enumerate(detector.labels)}
     known = np.array([label in row for label in labels])
     rows = [row[label] for label in labels if label in row]

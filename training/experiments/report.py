@@ -106,10 +106,12 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         f"{facts['epochs']} epochs" if facts.get("epochs") is not None else "",
     ]
     said = " and ".join(filter(None, budget)) or "the recipe's own stop"
+    put = {"vertex": "nearest vertex", "centroid": "centroid of the ten nearest vertices"}.get(facts.get("surface", ""))
     return [
         f"Cohort {facts['data']}, {facts['subjects']} subjects, {facts['folds']} folds ({facts['protocol']} protocol); "
         f"shown, where a table says nothing else: {_folds(results)}. "
-        f"Budget of each training: {said}. Seed {facts['seed']}, commit {facts['commit']}.",
+        f"Budget of each training: {said}. Seed {facts['seed']}, commit {facts['commit']}."
+        + (f" Points of trained networks are put on the {put} of the scan." if put else ""),
         "",
         f"`{facts['command']}`",
         *(["", "Left out:", ""] if facts.get("left_out") else []),

@@ -30,6 +30,10 @@ VERTEX_COUNTS = (5_000, 300_000)
 #: detector asks for, and wide enough for stomion between closed lips and for points on an ear's smoothed rim.
 VISIBLE_MM = 4.0
 
+#: In the place of a device: no capture, but what registration software makes of one, the same vertices on every
+#: subject, of which the landmarks are some.
+REGISTERED = "registered"
+
 
 @dataclass(frozen=True)
 class Capture:
@@ -60,8 +64,10 @@ class CaptureSimulator:
     ) -> Capture:
         """Capture ``subject`` with a drawn device or the one of ``device_name``.
 
-        ``hair`` scales the chance of hair and clothes.
+        ``hair`` scales the chance of hair and clothes. ``REGISTERED`` is no device.
         """
+        if device_name == REGISTERED:
+            return self._registered(subject)
         name = device_name or str(rng.choice(list(DEVICE_SHARES), p=list(DEVICE_SHARES.values())))
         device = draw_device(rng, name)
         wanted = rng.uniform(60_000, 120_000) if name == "clean" else np.exp(rng.uniform(*np.log(VERTEX_COUNTS)))
@@ -87,6 +93,12 @@ class CaptureSimulator:
         # An annotator clicks on the scan: where it closed the lips or smoothed a rim, the landmark goes with it.
         landmarks = np.where(visible[:, None], on_surface, landmarks)
         return Capture(points, triangles, landmarks, visible, self.model.labels, name)
+
+    def _registered(self, subject: Subject) -> Capture:
+        """The head model's own mesh of ``subject``."""
+        points, triangles = compact(subject.vertices, self.model.outer_triangles)
+        shown = np.ones(len(subject.landmarks), dtype=bool)
+        return Capture(points, triangles, subject.landmarks.copy(), shown, self.model.labels, REGISTERED)
 
     def _dress(
         self, subject: Subject, style: HairStyle, rng: np.random.Generator, clothed: bool
