@@ -169,126 +169,176 @@ def train(
     FloatingPointError
         If the validation error is no longer a number.
     """
-    rank, world = start_processes(device)
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "float16" if device.type == "cuda" else "float32"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    network = task.build().to(device)
-    if initial is not None:
-        network.load_arrays(initial)
-    averaged = task.build().to(device) if recipe.average else network
-    averaged.load_state_dict(network.state_dict())
-    wrapped = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    optimizer = _optimizer(network, recipe)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16" and device.type == "cuda")
-    state: dict[str, Any] = {"epoch": 0, "step": 0, "best": float("inf"), "since_best": 0, "since_drop": 0, "rate": 1.0}
-    state["spent"] = 0.0  # seconds
-    history: list[dict[str, float]] = []
-    checkpoint = folder / "checkpoint.pt"
-    console = Console(stderr=True, quiet=rank > 0)
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(saved["network"])
-        averaged.load_state_dict(saved["averaged"])
-        optimizer.load_state_dict(saved["optimizer"])
-        scaler.load_state_dict(saved["scaler"])
-        state, history = saved["state"], saved["history"]
+    run = _Run(task, recipe, folder, device, minutes)
+    run.begin(initial)
+    written = time.monotonic()
+    while not run.is_over():
+        run.keep(run.epoch())
+        if run.is_over() or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS:
+            run.save()
+            written = time.monotonic()
+        run.wait()
+    _note_agreement(run.network, folder, run.rank, run.world)
+    return run.best_network(), run.history
 
-    best: dict[str, Tensor] = {}  # the best network since the last checkpoint, if there was a better one
 
-    def keep(entry: dict[str, float]) -> None:
+class _Run:
+    """A training on its way: its networks, its optimiser, and how far it has come. All of it is in the checkpoint."""
+
+    def __init__(self, task: Task, recipe: Recipe, folder: Path, device: torch.device, minutes: float) -> None:
+        self._task, self._recipe, self._folder, self._device, self._minutes = task, recipe, folder, device, minutes
+        self.rank, self.world = start_processes(device)
+        self._precision = recipe.precision
+        if recipe.precision == "auto":
+            self._precision = "float16" if device.type == "cuda" else "float32"
+        torch.manual_seed(recipe.seed)
+        self.network = task.build().to(device)
+        self._averaged = task.build().to(device) if recipe.average else self.network
+        self._optimizer = _optimizer(self.network, recipe)
+        scaled = self._precision == "float16" and device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        #: ``spent`` in seconds, see ``train``; ``best`` is the smallest error, ``rate`` the plateau's factor.
+        self._state: dict[str, Any] = {
+            "epoch": 0, "step": 0, "best": float("inf"), "since_best": 0, "since_drop": 0, "rate": 1.0, "spent": 0.0
+        }  # fmt: skip
+        self.history: list[dict[str, float]] = []
+        # The best network since the last checkpoint, if there was a better one.
+        self._best: dict[str, Tensor] = {}
+        self._console = Console(stderr=True, quiet=self.rank > 0)
+        self._samples = recipe.samples_per_epoch or task.size
+        self._steps_per_epoch = max(1, -(-self._samples // (recipe.batch_size * self.world)))
+
+    def begin(self, initial: Mapping[str, NDArray[Any]] | None) -> None:
+        """Take up the checkpoint, or else the weights ``initial``, or else what the network is built with."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._checkpoint.exists():
+            saved = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
+            for name, part in self._parts().items():
+                part.load_state_dict(saved[name])
+            self._state, self.history = saved["state"], saved["history"]
+        elif initial is not None:
+            self.network.load_arrays(initial)
+        # Every process builds its network alike, so the wrapper finds equal weights.
+        self._wrapped = nn.parallel.DistributedDataParallel(self.network) if self.world > 1 else self.network
+        if self._checkpoint.exists():
+            return
+        self._averaged.load_state_dict(self.network.state_dict())
+        if initial is not None:
+            # What training starts from is the first to beat: few or scattered annotations may make it worse.
+            self._averaged.eval()
+            measured = {"epoch": 0, **self._task.validate(self._averaged)} if self.rank == 0 else {}
+            self.keep(_from_first([measured], self.world)[0])
+            self.save()
+
+    def epoch(self) -> dict[str, float]:
+        """Train for one epoch; what was measured then."""
+        recipe, state = self._recipe, self._state
+        started, clock = time.monotonic(), _clock(self._device)
+        # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
+        seed = np.random.SeedSequence([recipe.seed, state["epoch"], self.rank]).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        self.network.train()
+        losses = []
+        with self._progress() as progress:
+            bar = progress.add_task("", total=self._steps_per_epoch, loss=float("nan"))
+            for batch in self._task.batches(state["epoch"], self._samples, recipe.batch_size, self.rank, self.world):
+                losses.append(self._step(batch))
+                progress.update(bar, advance=1, loss=float(np.mean(losses[-50:])))
+        state["epoch"] += 1
+        self._averaged.eval()
+        entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
+        if self.rank == 0:
+            entry |= self._task.validate(self._averaged)
+            state["spent"] += _clock(self._device) - clock
+        entry, state["spent"] = _from_first([entry, state["spent"]], self.world)
+        return entry
+
+    def keep(self, entry: dict[str, float]) -> None:
         """Note what was measured, and the network where it is the best so far."""
-        history.append(entry)
-        console.print(_line(entry))
-        if not np.isfinite(entry[recipe.watched]):
+        self.history.append(entry)
+        self._console.print(_line(entry))
+        watched = entry[self._recipe.watched]
+        if not np.isfinite(watched):
             raise FloatingPointError(
-                f"The validation error after epoch {entry['epoch']} is {entry[recipe.watched]}: the training diverged; "
+                f"The validation error after epoch {entry['epoch']} is {watched}: the training diverged; "
                 "use a lower learning rate."
             )
-        _note_progress(state, entry[recipe.watched], recipe)
-        if rank == 0 and state["since_best"] == 0:
-            best.update({name: value.detach().cpu().clone() for name, value in averaged.state_dict().items()})
+        _note_progress(self._state, watched, self._recipe)
+        if self.rank == 0 and self._state["since_best"] == 0:
+            self._best = {name: value.detach().cpu().clone() for name, value in self._averaged.state_dict().items()}
 
-    def save() -> None:
+    def save(self) -> None:
         """Write all that it takes to go on; the best network with it, so that both are of the same moment."""
-        if best:
-            _save(folder / "best.pt", dict(best))
-            best.clear()
-        _save(
-            checkpoint,
-            {
-                "network": network.state_dict(),
-                "averaged": averaged.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict(),
-                "state": state,
-                "history": history,
-            },
-        )
-        (folder / "history.json").write_text(json.dumps(history, indent=1), encoding="utf-8")
-        draw_curves(history, recipe.watched, folder / "curves.png")
+        if self.rank > 0:
+            return
+        if self._best:
+            _save(self._folder / "best.pt", self._best)
+            self._best = {}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        _save(self._checkpoint, {**parts, "state": self._state, "history": self.history})
+        (self._folder / "history.json").write_text(json.dumps(self.history, indent=1), encoding="utf-8")
+        draw_curves(self.history, self._recipe.watched, self._folder / "curves.png")
 
-    if initial is not None and not checkpoint.exists():
-        # What training starts from is the first to beat: few or scattered annotations may make it worse.
-        averaged.eval()
-        keep(_from_first([{"epoch": 0, **task.validate(averaged)} if rank == 0 else {}], world)[0])
-        if rank == 0:
-            save()
+    def wait(self) -> None:
+        """Let all processes come as far as this."""
+        if self.world > 1:
+            torch.distributed.barrier()
 
-    samples = recipe.samples_per_epoch or task.size
-    steps_per_epoch = max(1, -(-samples // (recipe.batch_size * world)))
-    written = time.monotonic()
-    while not _is_over(state, recipe, minutes):
-        started, clock, losses = time.monotonic(), _clock(device), []
-        # Dropout draws from the global state; each epoch starts anew, so that checkpoints need not hold it.
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, state["epoch"], rank]).generate_state(1)[0]))
-        network.train()
-        with Progress(
-            TextColumn(f"epoch {state['epoch'] + 1}/{recipe.epochs}"),
+    def is_over(self) -> bool:
+        """Whether the training ends after the epochs so far."""
+        return _is_over(self._state, self._recipe, self._minutes)
+
+    def best_network(self) -> nn.Module:
+        """The best of all epochs."""
+        best = torch.load(self._folder / "best.pt", map_location=self._device, weights_only=True)
+        self._averaged.load_state_dict(best)
+        self._averaged.eval()
+        averaged: nn.Module = self._averaged
+        return averaged
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / "checkpoint.pt"
+
+    def _parts(self) -> dict[str, Any]:
+        """What the checkpoint holds the state of, by name."""
+        return {
+            "network": self.network,
+            "averaged": self._averaged,
+            "optimizer": self._optimizer,
+            "scaler": self._scaler,
+        }
+
+    def _step(self, batch: Any) -> float:
+        """One step of the optimiser; the loss before it."""
+        recipe, state = self._recipe, self._state
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(recipe, state, self._steps_per_epoch, self._minutes)
+        mixed = self._precision != "float32"
+        with torch.autocast(self._device.type, getattr(torch, self._precision), enabled=mixed):
+            loss = self._task.loss(self._wrapped, batch.to(self._device))
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        if recipe.clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        state["step"] += 1
+        if recipe.average:
+            _average(self._averaged, self.network, min(recipe.average, (1 + state["step"]) / (10 + state["step"])))
+        return float(loss.detach())
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn(f"epoch {self._state['epoch'] + 1}/{self._recipe.epochs}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.3f}"),
             TimeRemainingColumn(),
-            console=console,
+            console=self._console,
             transient=True,
-        ) as progress:
-            bar = progress.add_task("", total=steps_per_epoch, loss=float("nan"))
-            for batch in task.batches(state["epoch"], samples, recipe.batch_size, rank, world):
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * _rate(recipe, state, steps_per_epoch, minutes)
-                with torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32"):
-                    loss = task.loss(wrapped, batch.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                if recipe.clip_norm:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-                state["step"] += 1
-                if recipe.average:
-                    _average(averaged, network, min(recipe.average, (1 + state["step"]) / (10 + state["step"])))
-                losses.append(float(loss.detach()))
-                progress.update(bar, advance=1, loss=float(np.mean(losses[-50:])))
-        state["epoch"] += 1
-        averaged.eval()
-        entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
-        if rank == 0:
-            entry |= task.validate(averaged)
-            state["spent"] += _clock(device) - clock
-        entry, state["spent"] = _from_first([entry, state["spent"]], world)
-        keep(entry)
-        if rank == 0 and (_is_over(state, recipe, minutes) or time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS):
-            save()
-            written = time.monotonic()
-        if world > 1:
-            torch.distributed.barrier()
-    _note_agreement(network, folder, rank, world)
-    averaged.load_state_dict(torch.load(folder / "best.pt", map_location=device, weights_only=True))
-    averaged.eval()
-    return averaged, history
+        )
 
 
 def _line(entry: Mapping[str, float]) -> str:
