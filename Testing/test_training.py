@@ -26,28 +26,18 @@ from scipy.spatial import cKDTree  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
+from training.aligned_scans import align_scans  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
 from training.finetuning import habits  # noqa: E402
-from training.folder import (  # noqa: E402
-    Subject,
-    TrainingDataError,
-    align_scans,
-    counterparts,
-    find_subjects,
-    mean_landmarks,
-    read_landmark_files,
-    reference_with,
-    scheme_of,
-    split_names,
-    without_rare,
-)
+from training.folder import Subject, TrainingDataError, find_subjects, read_landmark_files, split_names  # noqa: E402
 from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
 from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
 from training.palnet_task import densify, open_patches  # noqa: E402
 from training.prepared import load_prepared, prepare_scan, save_prepared  # noqa: E402
+from training.training_scheme import counterparts, mean_landmarks, reference_with, scheme_of, without_rare  # noqa: E402
 from training.write_ply import write_ply  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -289,7 +279,7 @@ def test_what_cannot_be_used_is_named(laboratory, aligned, tmp_path, make_head):
 
 def test_landmarks_vouch_for_the_pose_of_an_unusual_face(tmp_path, monkeypatch):
     """As if the alignment doubted every face: it is right where the landmarks lie like a face's."""
-    monkeypatch.setattr("training.folder.LEAST_FITNESS", 1.01)
+    monkeypatch.setattr("training.aligned_scans.LEAST_FITNESS", 1.01)
     mesh, _ = person(0)
     write_ply(tmp_path / "S0.ply", mesh.points, mesh.triangles)
     names = ("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L", "Ch_R", "Ch_L")

@@ -28,9 +28,11 @@ from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 from rich.progress import track
 
+from .aligned_scans import align_scans, as_in_scan
 from .arguments import at_least_one
-from .folder import Subject, align_scans, as_in_scan, find_subjects, read_landmark_files, scheme_of
+from .folder import Subject, find_subjects, read_landmark_files
 from .messages import say_note, say_reasons
+from .training_scheme import scheme_of
 
 #: A point is odd this far (mm) from where its landmark is expected, and as many times as far as on the median scan.
 _ODD_MM, _ODD_RATIO = 7.0, 4.0

@@ -24,6 +24,7 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 
+from .aligned_scans import AlignedScan, align_scans
 from .arguments import at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
@@ -40,19 +41,10 @@ from .experiments.methods import (
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, write_report
-from .folder import (
-    AlignedScan,
-    Subject,
-    TrainingDataError,
-    align_scans,
-    check_apart,
-    find_subjects,
-    read_landmark_files,
-    scheme_of,
-    without_rare,
-)
+from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
 from .messages import say_note, say_reasons
 from .model_card import commit
+from .training_scheme import scheme_of, without_rare
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
 

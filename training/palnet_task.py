@@ -28,11 +28,13 @@ from PALNetLandmarksLib.scheme import LandmarkScheme
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from .aligned_scans import AlignedScan
 from .augmentation import FIRST_PASS, unpack
-from .folder import AlignedScan, TrainingDataError, mean_landmarks
+from .folder import TrainingDataError
 from .loop import split_batches
 from .loss import LandmarkLoss
 from .prepared import PreparedScan, load_prepared
+from .training_scheme import mean_landmarks
 
 SPLITS = ("training", "validation", "test")
 

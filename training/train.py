@@ -36,27 +36,12 @@ from PALNetLandmarksLib.weights import WeightsFile, load_weights
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .aligned_scans import AlignedScan, align_scans, reference_digest
 from .arguments import at_least_one, not_negative
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .finetuning import Arrays, Start, check_network, initial_weights, scheme_to_finetune, start_from
-from .folder import (
-    AlignedScan,
-    TrainingDataError,
-    align_scans,
-    check_apart,
-    counterparts,
-    find_subjects,
-    mean_landmarks,
-    read_landmark_files,
-    read_scheme,
-    reference_digest,
-    reference_with,
-    scheme_of,
-    shared_subjects,
-    split_names,
-    without_rare,
-)
+from .folder import TrainingDataError, check_apart, find_subjects, read_landmark_files, shared_subjects, split_names
 from .height_map_task import HeightMapTask, has_across
 from .loop import Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
@@ -64,6 +49,7 @@ from .messages import say_note, say_reasons
 from .model_card import commit, measure, write_model_card
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
 from .prepared import PREPARATION, prepare_placed_scan, save_prepared
+from .training_scheme import counterparts, mean_landmarks, read_scheme, reference_with, scheme_of, without_rare
 
 PREPARED = ".prepared.npz"
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "configs" / "palnet.json"

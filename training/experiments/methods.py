@@ -23,7 +23,8 @@ from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 
-from ..folder import AlignedScan, mean_landmarks
+from ..aligned_scans import AlignedScan
+from ..training_scheme import mean_landmarks
 from .landmark_shape_model import LandmarkShapeModel
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

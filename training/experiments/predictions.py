@@ -13,8 +13,9 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import read_landmarks
 from rich.progress import track
 
+from ..aligned_scans import as_in_scan
 from ..cohort import TRUTH
-from ..folder import Subject, as_in_scan
+from ..folder import Subject
 from .methods import Predict, Prediction, read_mesh
 
 Array = NDArray[np.float64]

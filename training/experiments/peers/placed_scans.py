@@ -15,8 +15,8 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 from PALNetLandmarksLib.surface import SurfaceLocator
 
+from ...aligned_scans import AlignedScan
 from ...augmentation import unpack
-from ...folder import AlignedScan
 from ...prepared import PreparedScan, prepare_placed_scan
 from ..methods import Predict, Prediction
 

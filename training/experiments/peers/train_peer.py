@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PALNetLandmarksLib.errors import LandmarkingError
 
-from ...folder import AlignedScan
+from ...aligned_scans import AlignedScan
 from ...loop import Recipe, choose_device, train
 from ...memory import keep_freed_memory
 from ..methods import CONFIGS, Budget, Method, Predict
