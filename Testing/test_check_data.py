@@ -19,7 +19,7 @@ PLACES = np.array([[0, 0, 40], [0, -20, 0], [0, 0, -60], [0, 5, -75], [-45, 20, 
 
 
 def faces(count: int = 12, scatter: float = 1.0) -> list[Expected]:
-    """Annotators who put G 4 mm higher than the weights; each face has a place and size of its own."""
+    """Annotators who put N 4 mm higher than the weights; each face has a place and size of its own."""
     rng = np.random.default_rng(3)
     habit = np.array([[0, 0, 4.0], *np.zeros((4, 3))])
     detected = [PLACES * rng.uniform(0.9, 1.1) + rng.normal(0, 50, 3) for _ in range(count)]
