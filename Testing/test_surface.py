@@ -112,6 +112,12 @@ def test_the_border_is_where_the_surface_ends(size):
     np.testing.assert_array_equal(found, sheet.nearest_on_surface(queries)[0])
     np.testing.assert_allclose(found[:2], [[2.3, 3.1, 0], [0, 4.7, 0]], atol=1e-9)
     np.testing.assert_allclose(distances[:2], [2, np.hypot(1, 0.5)], atol=1e-9)
+    doubled = np.concatenate([triangles[~inside], triangles[~inside][:, ::-1], triangles[~inside][:9]])
+    twice = SurfaceLocator(TriangleMesh(points, doubled))
+    assert twice.nearest_on_surface_or_border(queries)[2].tolist() == on_border.tolist()
+    # The nearest point is a vertex of the border, for which triangles are the nearest that touch it with one corner.
+    beside = points[(points[:, 0] == 0)] - (1, 0, 0)
+    assert sheet.nearest_on_surface_or_border(beside)[2].all()
     closed = SurfaceLocator(wavy_ellipsoid(3000))
     assert not closed.nearest_on_surface_or_border(np.random.default_rng(0).normal(0, 90, (20, 3)))[2].any()
 

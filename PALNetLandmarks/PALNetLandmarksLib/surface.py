@@ -212,23 +212,20 @@ class SurfaceLocator:
 
     def _on_border(self, points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether points (q, 3), each on its triangle (q,; -1: none), lie on an edge that no other triangle has."""
-        corners = self._triangles[triangles]
+        corners = np.unique(self._triangles[triangles[triangles >= 0]])
         touched = np.zeros(len(self._points), dtype=bool)
         touched[corners] = True
-        around = np.flatnonzero(self._touching(touched))
-        edges, number = np.unique(self._edges(self._triangles[around]), return_counts=True)
-        single = np.isin(self._edges(corners), edges[number == 1])
-        starts = self._points[corners].astype(np.float64)
-        along = np.roll(starts, -1, axis=1) - starts
-        area = np.cross(points[:, None] - starts, along)
-        on_edge = _dot(area, area) <= (_ON_EDGE * _dot(along, along)) ** 2
-        return np.asarray((single & on_edge).any(axis=1) & (triangles >= 0))
-
-    def _edges(self, triangles: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One number (m, 3) for each edge of triangles (m, 3), from corner 0 to 1, 1 to 2 and 2 to 0, whatever its
-        direction."""
-        other = np.roll(triangles, -1, axis=1)
-        return np.minimum(triangles, other) * len(self._points) + np.maximum(triangles, other)
+        # A file may have a triangle twice, turned either way; that makes no edge an inner one.
+        around = np.unique(np.sort(self._triangles[self._touching(touched)], axis=1), axis=0)
+        edges, number = np.unique(around[:, [0, 1, 1, 2, 0, 2]].reshape(-1, 2), axis=0, return_counts=True)
+        # Of edges without a touched end, not all triangles are around.
+        start, end = self._points[edges[(number == 1) & touched[edges].any(axis=1)]].astype(np.float64).swapaxes(0, 1)
+        along = end - start
+        length = np.maximum(_dot(along, along), np.finfo(float).tiny)
+        share = np.clip(np.einsum("qei,ei->qe", points[:, None] - start, along) / length, 0.0, 1.0)
+        off = points[:, None] - (start + share[..., None] * along)
+        on_edge = _dot(off, off) <= _ON_EDGE**2 * length
+        return np.asarray(on_edge.any(axis=1) & (triangles >= 0))
 
     def _touching(self, touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which triangles (m,) have a corner among the ``touched`` points (n,)."""
