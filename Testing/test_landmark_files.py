@@ -192,6 +192,15 @@ def test_markups_of_other_programs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(landmarks.points, [[1, 2, 3], [-1, -2, 3], [np.nan] * 3])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_tables_of_any_editor(tmp_path: Path, encoding: str, line_end: str) -> None:
+    text = line_end.join(["label,name,x,y,z", "N,Nasenwurzel (Müller),1,2,3", ""])
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    landmarks = read_landmarks(tmp_path / "a.csv")
+    assert (landmarks.labels, landmarks.names) == (("N",), ("Nasenwurzel (Müller)",))
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_tables_saved_by_a_spreadsheet_with_decimal_commas(tmp_path: Path, delimiter: str) -> None:
     rows = [["label", "name", "x", "y", "z"], ["N", "nasion, soft", "1,5", "-2", "3,25"], ["Tr", "", "", "", ""]]
@@ -229,6 +238,7 @@ def test_tables_saved_by_a_spreadsheet_with_decimal_commas(tmp_path: Path, delim
         ("a.txt", "N\t(1,2)\n"),
         ("a.txt", "N\t(1,2,x)\n"),
         ("a.csv", "label,x\n"),
+        ("a.csv", 'label,x,y,z\n"N' + "n" * 200_000 + '",1,2,3\n'),
         ("a.png", "x"),
     ],
 )

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PALNetLandmarksLib.errors import OutputError, UnknownUnitError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, write_landmarks
 from PALNetLandmarksLib.measurements import (
     angles,
+    check_sides,
     distances,
     load_measurements,
     measure,
@@ -20,7 +21,7 @@ from PALNetLandmarksLib.measurements import (
     write_measurements,
 )
 from PALNetLandmarksLib.reference import load_reference
-from PALNetLandmarksLib.scheme import load_scheme
+from PALNetLandmarksLib.scheme import load_scheme, other_side
 from scipy.spatial.transform import Rotation
 
 REFERENCE = load_reference()
@@ -36,6 +37,19 @@ def test_the_papers_measurements_are_between_known_landmarks() -> None:
     assert [one.is_angle for one in all_of_them] == [False] * 20 + [True] * 9
     assert len({one.name for one in all_of_them}) == 29
     assert {label for one in all_of_them for label in one.landmarks} <= set(load_scheme().labels)
+
+
+@pytest.mark.parametrize("kinds", [load_scheme().labels, ("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L", "Ch_R", "Ch_L")])
+def test_exchanged_sides_are_refused(kinds: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(5)
+    points = np.array([MEAN[label] for label in kinds]) * rng.uniform(0.9, 1.1, 3) + rng.normal(0, 2, (len(kinds), 3))
+    points = points @ Rotation.random(random_state=rng).as_matrix().T / 10  # cm, in any pose
+    check_sides(LandmarkSet(kinds, points), REFERENCE, "a.csv")
+    with pytest.raises(
+        UnreadableLandmarksError, match=r"^The landmarks of 'a\.csv' make a face only with right and left"
+    ):
+        check_sides(LandmarkSet(tuple(other_side(label) for label in kinds), points), REFERENCE, "a.csv")
+    check_sides(LandmarkSet(("Ex_L", "Ex_R"), points[:2]), REFERENCE, "a.csv")  # nobody can tell
 
 
 def test_known_figures() -> None:

@@ -123,6 +123,14 @@ def test_missing_landmarks_are_listed_and_not_drawn(make_head, tmp_path):
     assert len(pixels) > len(whole), "there is one more line, with the missing label"
 
 
+def test_placed_landmarks_that_no_view_shows_are_listed(make_head, tmp_path):
+    whole = draw(make_head(), Drawable(), tmp_path / "whole.png")
+    inside = Drawable(points=np.where(np.arange(5)[:, None] == 2, [0.0, 75.0, 0.0], POINTS))
+    pixels = draw(make_head(), inside, tmp_path / "inside.png")
+    assert len(spots(pixels, 2)) == 0
+    assert len(pixels) > len(whole), "there is one more line, with the hidden label"
+
+
 def test_classes_of_certainty_meet_without_a_gap():
     limits = [one.limit_mm for one in CERTAINTY_CLASSES]
     assert limits == sorted(limits) and np.isinf(limits[-1])

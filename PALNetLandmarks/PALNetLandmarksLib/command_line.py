@@ -261,12 +261,13 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     """The unit of a landmark file, and what is measured on its face; refused if the unit that is given is another."""
     from .align import UNITS
     from .landmark_files import read_landmarks
+    from .measurements import check_sides, unit_of_landmarks
     from .measurements import measure as take
-    from .measurements import unit_of_landmarks
     from .reference import load_reference
 
     reference = load_reference()
     found = read_landmarks(path).known(reference.labels, path.name)
+    check_sides(found, reference, path.name)
     try:
         likely = unit_of_landmarks(found, reference, path.name)
     except UnknownUnitError:

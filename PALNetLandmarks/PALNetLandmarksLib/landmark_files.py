@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import hashlib
@@ -362,7 +363,7 @@ def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
         raise UnreadableLandmarksError(f"'{path}' cannot be read ({reason}); check its name and folder.") from error
     try:
         landmarks = readers[suffix](_decode(data))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, csv.Error) as error:
         detail = str(error) if type(error) is ValueError else "its content is not of this form"
         raise UnreadableLandmarksError(
             f"'{path.name}' is damaged or not a {suffix[1:]} landmark file ({detail}); save the landmarks again."
@@ -373,10 +374,12 @@ def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
 
 
 def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
+    """Text with line ends of one kind, in whatever encoding spreadsheets and editors write it."""
+    encodings = ("utf-16",) if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ("utf-8-sig", "cp1252")
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    return data.decode("latin-1")
 
 
 def _read_markups_json(text: str) -> LandmarkSet:

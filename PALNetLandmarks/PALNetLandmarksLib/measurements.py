@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 
 from .align import UNITS
 from .errors import OutputError, UnknownUnitError
-from .landmark_files import LandmarkSet, write_atomically
+from .landmark_files import LandmarkSet, UnreadableLandmarksError, write_atomically
 from .procrustes import fit_similarity
 from .reference import ReferenceFace
 from .resources import resource_path
+from .scheme import other_side
 
 #: Landmarks that say how large a face is; fewer do not.
 ENOUGH_FOR_A_UNIT = 4
 #: Faces, children's too, are at most this much larger or smaller than the reference face; units differ by more.
 _MOST_SIZE_RATIO = 1.55
+
+#: Named rightly, landmarks fit the mean face to some millimetres, with the sides exchanged to some centimetres.
+_EXCHANGED_SIDES = 0.5
 
 _CSV_COLUMNS = ("scan", "group", "measurement", "value", "standard_deviation", "unit")
 
@@ -116,22 +120,46 @@ def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: st
     UnknownUnitError
         If they make one in no unit, or are too few to tell.
     """
-    known = {label: point for label, point in zip(landmarks.labels, landmarks.points) if np.isfinite(point).all()}
-    common = [label for label in reference.labels if label in known]
+    common, points = _of_reference(landmarks, reference)
     if len(common) < ENOUGH_FOR_A_UNIT:
         raise UnknownUnitError(
             f"'{name}' has {len(common)} of the {len(reference.labels)} known landmarks, too few to tell its unit of "
             "length; say it (--unit), or in 3D Slicer detect landmarks on the scan before you load these."
         )
-    mean = np.array([reference.landmarks[reference.labels.index(label)] for label in common])
-    scale = fit_similarity(np.array([known[label] for label in common]), mean).scale
+    scale = fit_similarity(points, reference.landmarks[common]).scale
     best = min(UNITS, key=lambda unit: abs(math.log(scale / UNITS[unit])) if scale > 0 else math.inf)
     if not 1 / _MOST_SIZE_RATIO <= scale / UNITS[best] <= _MOST_SIZE_RATIO:
         raise UnknownUnitError(
-            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them (is _R the "
-            "person's right everywhere?), or say the unit (--unit)."
+            f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say the unit "
+            "(--unit)."
         )
     return best
+
+
+def check_sides(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> None:
+    """Refuse landmarks whose names have right and left exchanged: they make a face only the other way round.
+
+    Parameters
+    ----------
+    name : of the file, for the message.
+
+    Raises
+    ------
+    UnreadableLandmarksError
+    """
+    common, points = _of_reference(landmarks, reference)
+    if len(common) < ENOUGH_FOR_A_UNIT:
+        return
+    exchanged = [reference.labels.index(other_side(reference.labels[i])) for i in common]
+    as_named, other_way = (
+        np.linalg.norm(fit_similarity(means, points).apply(means) - points)
+        for means in (reference.landmarks[common], reference.landmarks[exchanged])
+    )
+    if other_way < _EXCHANGED_SIDES * as_named:
+        raise UnreadableLandmarksError(
+            f"The landmarks of '{name}' make a face only with right and left exchanged; name them by the person's own "
+            "sides."
+        )
 
 
 def distances(ends: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,6 +197,13 @@ def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredV
             numbers = [f"{x:.3f}" if math.isfinite(x) else "" for x in (one.value, one.standard_deviation)]
             writer.writerow([scan, one.measurement.group, one.measurement.name, *numbers, one.measurement.unit])
     write_atomically(path, stream.getvalue().encode("utf-8"))
+
+
+def _of_reference(landmarks: LandmarkSet, reference: ReferenceFace) -> tuple[list[int], NDArray[np.float64]]:
+    """Which landmarks of the reference have a position in the set, and these positions (k, 3)."""
+    points = landmarks.ordered(reference.labels).points
+    common = np.flatnonzero(np.isfinite(points).all(axis=1))
+    return common.tolist(), points[common]
 
 
 def _angle_slopes(corners: NDArray[np.float64]) -> NDArray[np.float64]:

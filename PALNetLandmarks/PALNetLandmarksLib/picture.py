@@ -110,8 +110,9 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
     box = _region_to_draw(landmarks[drawn])
     surface = _surface_to_draw(mesh, to_canonical, box)
-    panels = [_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS]
-    _compose(panels, detection).save(path, format="PNG", compress_level=4)
+    panels, shown = zip(*(_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS))
+    hidden = np.setdiff1d(drawn, np.concatenate(shown))
+    _compose(panels, hidden, detection).save(path, format="PNG", compress_level=4)
 
 
 def _transformed(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -323,8 +324,8 @@ def _draw_panel(
     landmarks: NDArray[np.float64],
     drawn: NDArray[np.intp],
     detection: DrawableDetection,
-) -> Image.Image:
-    """One view with its points and labels, at SUPERSAMPLING times the final resolution."""
+) -> tuple[Image.Image, NDArray[np.intp]]:
+    """One view with its points and labels, at SUPERSAMPLING times the final resolution, and which points it shows."""
     from PIL import Image, ImageDraw
 
     scale = PIXELS_PER_MM * SUPERSAMPLING
@@ -369,7 +370,7 @@ def _draw_panel(
     for i in visible[np.argsort(spots[visible, 2])]:
         colour = certainty_class(float(detection.standard_deviation_mm[i])).colour
         _draw_dot(pen, spots[i, 0], spots[i, 1], radius, colour)
-    return panel
+    return panel, visible
 
 
 def _colour_numbers(shade: NDArray[np.float32], covered: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -447,16 +448,25 @@ def _draw_dot(pen: ImageDraw.ImageDraw, column: float, row: float, radius: float
     pen.ellipse((column - radius, row - radius, column + radius, row + radius), fill=colour)
 
 
-def _compose(panels: list[Image.Image], detection: DrawableDetection) -> Image.Image:
-    """Title, the three panels side by side, the key to the colours, a scale bar, and the missing landmarks."""
+def _compose(panels: Sequence[Image.Image], hidden: NDArray[np.intp], detection: DrawableDetection) -> Image.Image:
+    """Title, the three panels side by side, the key to the colours, a scale bar, and the landmarks that are not drawn:
+    missing ones, and those ``hidden`` in every view."""
     from PIL import Image, ImageDraw
 
     unit = SUPERSAMPLING
     margin, title_height = 14 * unit, 40 * unit
     width = sum(panel.width for panel in panels) + 2 * margin
     missing = [label for label, gone in zip(detection.labels, detection.missing) if gone]
-    caption = _wrapped("No surface there, not placed: " + ", ".join(missing), _font(12), width - 2 * margin)
-    caption = caption if missing else []
+    not_drawn = {
+        "No surface there, not placed: ": missing,
+        "Placed, but hidden in these views, by hair perhaps: ": [detection.labels[i] for i in hidden],
+    }
+    caption = [
+        line
+        for heading, labels in not_drawn.items()
+        if labels
+        for line in _wrapped(heading + ", ".join(labels), _font(12), width - 2 * margin)
+    ]
     height = title_height + max(panel.height for panel in panels) + (34 + 18 * len(caption)) * unit + margin // 2
     page = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(page)

@@ -39,11 +39,12 @@ class LandmarkScheme:
     @cached_property
     def mirrored(self) -> tuple[int, ...]:
         """For each landmark the index of its left-right counterpart; itself on the midline."""
-        index = {label: i for i, label in enumerate(self.labels)}
-        swap = {"_R": "_L", "_L": "_R"}
-        return tuple(
-            index[label[:-2] + swap[label[-2:]]] if label[-2:] in swap else index[label] for label in self.labels
-        )
+        return tuple(self.labels.index(other_side(label)) for label in self.labels)
+
+
+def other_side(label: str) -> str:
+    """The label of the counterpart on the other side of the face; on the midline, the same."""
+    return label[:-2] + {"_R": "_L", "_L": "_R"}.get(label[-2:], label[-2:])
 
 
 def load_scheme(path: Path | str | None = None) -> LandmarkScheme:

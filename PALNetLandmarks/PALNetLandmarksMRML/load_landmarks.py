@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, read_landmarks
-from PALNetLandmarksLib.measurements import ENOUGH_FOR_A_UNIT, unit_of_landmarks
+from PALNetLandmarksLib.measurements import ENOUGH_FOR_A_UNIT, check_sides, unit_of_landmarks
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.surface import SurfaceLocator
@@ -32,8 +32,8 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
     Raises
     ------
     LandmarkingError
-        If the file cannot be read, has none of the module's landmarks, or they do not lie on the scan; the scene is
-        unchanged.
+        If the file cannot be read, has none of the module's landmarks, has right and left exchanged, or they do not
+        lie on the scan; the scene is unchanged.
     """
     path = Path(path)
     segment_id = chosen_segment(source, segment_id)
@@ -42,6 +42,7 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
     in_world = read.in_coordinate_system("RAS").known(load_scheme().labels, path.name)
     of_file = replace(in_world, points=to_world(in_world.points, source))
     locator = SurfaceLocator(raw.scan())
+    check_sides(in_world, load_reference(), path.name)
     off, placed = min(
         ((_median_distance(locator, candidate), candidate) for candidate in (in_world, of_file)),
         key=lambda found: found[0],
