@@ -24,7 +24,8 @@ def faces(count: int = 12, scatter: float = 1.0) -> list[Expected]:
     habit = np.array([[0, 0, 4.0], *np.zeros((4, 3))])
     detected = [PLACES * rng.uniform(0.9, 1.1) + rng.normal(0, 50, 3) for _ in range(count)]
     return [
-        Expected(f"S{i}", points + habit + rng.normal(0, scatter, (5, 3)), points) for i, points in enumerate(detected)
+        Expected(f"S{i}", points + habit + rng.normal(0, scatter, (5, 3)), points, np.full(5, 0.8))
+        for i, points in enumerate(detected)
     ]
 
 
@@ -32,6 +33,9 @@ def test_a_habit_is_no_fault() -> None:
     assert odd_landmarks(faces(), LABELS) == {}
     assert habits_of(faces(), LABELS) == {"N": pytest.approx(4.0, abs=1.0)}
     assert habits_of(faces(2), LABELS) == {}, "two subjects do not tell a habit"
+    slipped = faces()
+    slipped[3].annotated[1] += (0, 0, 60)
+    assert habits_of(slipped, LABELS).keys() == {"N"}, "nor does one slip"
 
 
 def test_exchanged_and_slipped_points_are_named_with_their_subject() -> None:
@@ -45,6 +49,21 @@ def test_exchanged_and_slipped_points_are_named_with_their_subject() -> None:
     assert odd["S5"].startswith("Ex_R lies 12.") or odd["S5"].startswith("Ex_R lies 11.")
 
 
+def test_what_the_weights_doubt_may_lie_further_away() -> None:
+    some = faces()
+    for face in some:
+        face.deviation[4] = 3.5
+    some[5].annotated[4] += (0, 0, 12)
+    assert odd_landmarks(some, LABELS) == {}
+
+
+def test_another_subject_s_file_is_told_as_one() -> None:
+    some = faces()
+    some[4].annotated[:] += np.random.default_rng(0).normal(0, 8, (5, 3))
+    assert odd_landmarks(some, LABELS) == {"S4": odd_landmarks(some, LABELS)["S4"]}
+    assert "so they may be another subject's" in odd_landmarks(some, LABELS)["S4"]
+
+
 def test_a_single_scan_is_compared_with_the_weights_themselves() -> None:
     (one,) = faces(1)
     one.annotated[4] += (12, 0, 0)
@@ -53,7 +72,9 @@ def test_a_single_scan_is_compared_with_the_weights_themselves() -> None:
 
 
 def test_a_folder(resources, tmp_path, capsys) -> None:
-    """The bundled sample four times, as the module itself places its landmarks; one file has two names exchanged."""
+    """The bundled sample four times, as somebody near the module places its landmarks; one file has two names
+    exchanged."""
+    rng = np.random.default_rng(1)
     sample = resources / "SampleScan.ply"
     detection = LandmarkDetector.load().detect(read_scan(sample))
     labels = list(detection.labels)
@@ -64,8 +85,8 @@ def test_a_folder(resources, tmp_path, capsys) -> None:
             i, j = names.index("Pg"), names.index("Ch_L")
             names[i], names[j] = names[j], names[i]
         if number == 3:
-            names[names.index("Sn")] = "sn"
-        points = np.where(detection.missing[:, None], np.nan, detection.points)
+            names[names.index("Sn")] = "Subnasale"
+        points = np.where(detection.missing[:, None], np.nan, detection.points + rng.normal(0, 0.3, (len(labels), 3)))
         write_landmarks(tmp_path / f"S{number}.mrk.json", LandmarkSet(tuple(names), points))
     (tmp_path / "S4.mrk.json").write_bytes((tmp_path / "S0.mrk.json").read_bytes())
     with pytest.raises(SystemExit) as end:
@@ -73,9 +94,14 @@ def test_a_folder(resources, tmp_path, capsys) -> None:
     said = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 1
     assert "Left out: S4: its landmark file has no scan" in said
-    assert "'sn' (S3) is not known to the weights, so it is not checked; 'Sn' may be meant." in said
+    assert "'Subnasale' (S3) is not known to the weights, so it is not checked; 'Sn' may be meant." in said
     assert said.count("Look at:") == 1 and "Look at: S2: Pg and Ch_L seem to be exchanged" in said
-    assert "Scans that can be used: 4; left out: 1; with points to look at: 1." in said
+    assert "Scans: can be used 4, left out 1, not checked 0, with points to look at 1." in said
+
+    shutil.copy(tmp_path / "S0.ply", tmp_path / "S4.ply")
+    with pytest.raises(SystemExit):
+        check_data.main(["--data", str(tmp_path)])
+    assert "S0 and S4 have the same points" in " ".join(capsys.readouterr().out.split())
 
     for name in ("S2", "S3", "S4"):
         for file in tmp_path.glob(f"{name}.*"):
@@ -83,4 +109,4 @@ def test_a_folder(resources, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         check_data.main(["--data", str(tmp_path)])
     assert end.value.code == 0
-    assert "left out: 0; with points to look at: 0." in " ".join(capsys.readouterr().out.split())
+    assert "Scans: can be used 2, left out 0, not checked 0, with points to look at 0." in capsys.readouterr().out

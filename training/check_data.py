@@ -4,7 +4,8 @@
 
 DIR as for ``training.train``. The bundled weights place their landmarks on every scan. Where a laboratory puts a
 landmark elsewhere on all scans, that is its habit and said once; a point that lies far from there on one scan is named,
-as it may have slipped, or carry another's name. Nothing is changed. Exit status: 0 nothing to look at, 1 something.
+as it may have slipped, or carry another's name. Nothing is changed. Exit status: 0 nothing to look at, 1 something
+(habits do not count).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,34 +26,41 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.scheme import load_scheme
 from rich.console import Console
 from rich.progress import track
 
 from .aligned_scans import align_scans, as_in_scan
 from .arguments import at_least_one
-from .folder import Subject, find_subjects, read_landmark_files
+from .finetuning import habits
+from .folder import Subject, find_subjects, read_landmark_files, twins
 from .messages import say_note, say_reasons
 from .training_scheme import scheme_of
 
-#: A point is odd this far (mm) from where its landmark is expected, and as many times as far as on the median scan.
-_ODD_MM, _ODD_RATIO = 7.0, 4.0
+#: A point is odd this far (mm) from where its landmark is expected, as many times as far as on the median scan, and as
+#: many standard deviations that the weights state for it.
+_ODD_MM, _ODD_RATIO, _ODD_DEVIATIONS = 7.0, 4.0, 4.0
 
 #: Two points are exchanged if both, with their names changed, lie nearer by this factor to where they are expected, and
 #: as many times as far as on the median scan before.
 _EXCHANGED, _EXCHANGED_RATIO = 1 / 3, 2.0
 
-#: The mean offset from the weights' place of a landmark on at least so many scans is a habit, if it is this large (mm).
-_HABIT_SUBJECTS, _HABIT_MM = 3, 2.0
+#: Where this share of a subject's points is odd, they are another's.
+_OTHERS = 0.3
+
+#: Fewer subjects have no median to compare with; a habit smaller than this (mm) is not worth saying.
+_LEAST_SUBJECTS, _HABIT_MM = 3, 2.0
 
 
 @dataclass(frozen=True)
 class Expected:
     """Where one subject's landmarks stand and where they are expected: ``annotated`` and ``detected`` (L, 3) in the
-    canonical frame, mm of the subject, NaN where there is none."""
+    canonical frame, mm of the subject, NaN where there is none; ``deviation`` (L,) of the detected ones, mm."""
 
     subject: str
     annotated: NDArray[np.float64]
     detected: NDArray[np.float64]
+    deviation: NDArray[np.float64]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,21 +102,23 @@ def check(
         results = list(track(looked, "landmarks", len(subjects), console=progress, transient=True))
     faces = [result for result in results if isinstance(result, Expected)]
     reasons = {**left_out, **unreadable, **{name: str(error) for name, error in refused.items()}}
-    say_reasons(console, "Left out", reasons)
-    doubted = {s.name: str(result) for s, result in zip(subjects, results) if isinstance(result, LandmarkingError)}
-    say_reasons(console, "Not checked", doubted)
-    for label in named:
-        if label not in detector.labels:
-            say_note(console, _unknown(label, sets, detector.labels))
-    for label, moved in habits_of(faces, detector.labels).items():
-        say_note(console, f"{label} lies {moved:.1f} mm (mean over these scans) from where the module puts it.")
+    say_reasons(console, "Left out", dict(sorted(reasons.items())))
+    unchecked = {s.name: str(result) for s, result in zip(subjects, results) if isinstance(result, LandmarkingError)}
+    say_reasons(console, "Not checked", unchecked)
+    unknown = [label for label in named if label not in detector.labels]
+    for label in unknown:
+        say_note(console, _unknown(label, sets, detector.labels))
+    same = twins(sets)
+    for first, second in same:
+        say_note(console, f"{first} and {second} have the same points: one person, or one file too many.")
     odd = odd_landmarks(faces, detector.labels)
+    for label, moved in habits_of(faces, detector.labels).items():
+        say_note(console, f"{label} lies {moved:.1f} mm from where the weights put it, on these scans alike.")
     say_reasons(console, "Look at", odd)
-    console.print(
-        f"Scans that can be used: {len(usable)}; left out: {len(reasons)}; with points to look at: {len(odd)}.",
-        highlight=False,
-    )
-    return bool(odd or reasons)
+    said = {"can be used": len(usable), "left out": len(reasons), "not checked": len(unchecked)}
+    counts = ", ".join(f"{what} {count}" for what, count in {**said, "with points to look at": len(odd)}.items())
+    console.print(f"Scans: {counts}.", highlight=False)
+    return bool(odd or reasons or unchecked or unknown or same)
 
 
 def odd_landmarks(faces: Sequence[Expected], labels: Sequence[str]) -> dict[str, str]:
@@ -116,38 +126,57 @@ def odd_landmarks(faces: Sequence[Expected], labels: Sequence[str]) -> dict[str,
 
     Expected is where the weights put a landmark, moved as on the median of the subjects.
     """
-    if not faces:
-        return {}
-    off = np.array([face.annotated - face.detected for face in faces])
-    enough = len(faces) >= _HABIT_SUBJECTS
-    habit = _median(off) if enough else np.zeros(off.shape[1:])
-    distance = np.linalg.norm(off - habit, axis=2)
-    usual = np.nan_to_num(_median(distance)) if enough else np.zeros(distance.shape[1:])
     found = {}
-    for face, away in zip(faces, distance):
-        expected = face.detected + habit
+    for face, distance, usual, expected in _compared(faces):
         exchanged = _exchanged(face.annotated, expected, usual)
         told = [
-            f"{labels[i]} and {labels[j]} seem to be exchanged ({away[i]:.1f} and {away[j]:.1f} mm away)"
+            f"{labels[i]} and {labels[j]} seem to be exchanged ({distance[i]:.1f} and {distance[j]:.1f} mm away)"
             for i, j in exchanged
         ]
         mentioned = {i for pair in exchanged for i in pair}
-        for i in np.flatnonzero(np.nan_to_num(away) > np.maximum(_ODD_MM, _ODD_RATIO * usual)):
-            if i not in mentioned:
-                told.append(f"{labels[i]} lies {away[i]:.1f} mm away (on the median scan {usual[i]:.1f} mm)")
+        odd = [i for i in np.flatnonzero(_is_odd(face, distance, usual)) if i not in mentioned]
+        told += [f"{labels[i]} lies {distance[i]:.1f} mm away (on the median scan {usual[i]:.1f} mm)" for i in odd]
+        if len(odd) + len(mentioned) > max(3, _OTHERS * np.isfinite(distance).sum()):
+            half = np.nanmedian(distance)
+            told = [f"its landmarks lie {half:.0f} mm away (median), so they may be another subject's"]
         if told:
             found[face.subject] = "; ".join(told)
     return found
 
 
 def habits_of(faces: Sequence[Expected], labels: Sequence[str]) -> dict[str, float]:
-    """How far (mm) from the weights' place the landmarks lie in the mean, for those that lie far on all scans alike."""
-    if len(faces) < _HABIT_SUBJECTS:
+    """How far (mm) from the weights' place each landmark lies in the mean, as far as that exceeds chance; small habits
+    left out. Odd points do not count."""
+    offsets = [
+        np.where(_is_odd(face, distance, usual)[:, None], np.nan, face.annotated - face.detected)
+        for face, distance, usual, _ in _compared(faces)
+    ]
+    if len(offsets) < _LEAST_SUBJECTS:
         return {}
-    off = np.array([face.annotated - face.detected for face in faces])
-    known = np.isfinite(off).all(axis=2).sum(axis=0) >= _HABIT_SUBJECTS
-    moved = np.where(known, np.linalg.norm(np.nan_to_num(_median(off)), axis=1), 0.0)
+    moved = np.linalg.norm(habits(np.array(offsets), range(len(labels))), axis=1)
     return {label: float(far) for label, far in zip(labels, moved) if far >= _HABIT_MM}
+
+
+def _compared(
+    faces: Sequence[Expected],
+) -> Iterator[tuple[Expected, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+    """Each face with, for its landmarks, the distance (L,) from where they are expected, that distance on the median
+    scan (L,), and where they are expected (L, 3)."""
+    if not faces:
+        return
+    off = np.array([face.annotated - face.detected for face in faces])
+    enough = len(faces) >= _LEAST_SUBJECTS
+    habit = _median(off) if enough else np.zeros(off.shape[1:])
+    distances = np.linalg.norm(off - habit, axis=2)
+    usual = np.nan_to_num(_median(distances)) if enough else np.zeros(distances.shape[1:])
+    for face, distance in zip(faces, distances):
+        yield face, distance, usual, face.detected + habit
+
+
+def _is_odd(face: Expected, distance: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which landmarks (L,) lie further away than slips of the hand or of the weights take them."""
+    limit = np.fmax(np.maximum(_ODD_MM, _ODD_RATIO * usual), _ODD_DEVIATIONS * face.deviation)
+    return np.asarray(np.nan_to_num(distance) > limit)
 
 
 def _look(
@@ -162,7 +191,8 @@ def _look(
     rotation = detection.rigid_transform[:3, :3]
     annotated = as_in_scan(landmarks, subject.landmarks, mesh).ordered(detection.labels).points
     found = np.where(detection.missing[:, None], np.nan, detection.points)
-    return Expected(subject.name, *((points * UNITS[detection.unit]) @ rotation.T for points in (annotated, found)))
+    annotated, found = ((points * UNITS[detection.unit]) @ rotation.T for points in (annotated, found))
+    return Expected(subject.name, annotated, found, detection.standard_deviation_mm)
 
 
 def _exchanged(
@@ -186,10 +216,15 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _unknown(label: str, sets: Mapping[str, LandmarkSet], known: Sequence[str]) -> str:
     """Whose files name a landmark that the weights do not know, and what may be meant by it."""
     files = [name for name, landmarks in sets.items() if label in landmarks.labels]
-    alike = [other for other in known if other.casefold() == label.casefold()]
+    names = {landmark.label: (landmark.label, landmark.name) for landmark in load_scheme().landmarks}
+    alike = [other for other in known if _plain(label) in map(_plain, names.get(other, (other,)))]
     where = files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} the first"
     meant = f"; '{alike[0]}' may be meant" if alike else ""
     return f"'{label}' ({where}) is not known to the weights, so it is not checked{meant}."
+
+
+def _plain(label: str) -> str:
+    return "".join(character for character in label.casefold() if character.isalnum())
 
 
 if __name__ == "__main__":

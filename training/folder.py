@@ -124,6 +124,16 @@ def check_apart(output: Path, *folders: Path | None) -> None:
         raise TrainingDataError(f"'{output}' is the folder of the scans; choose another --output.")
 
 
+def twins(sets: Mapping[str, LandmarkSet]) -> list[tuple[str, str]]:
+    """Pairs of names whose landmarks are, number by number, the same: somebody is there twice, or has another's file.
+
+    Each name is paired with the first of its kind.
+    """
+    first: dict[bytes, str] = {}
+    pairs = [(first.setdefault(landmarks.points.tobytes(), name), name) for name, landmarks in sets.items()]
+    return [(one, other) for one, other in pairs if one != other]
+
+
 def shared_subjects(first: Mapping[str, LandmarkSet], second: Mapping[str, LandmarkSet]) -> list[str]:
     """Names in ``second`` whose landmarks are, number by number, those of somebody in ``first``."""
     known = {landmarks.points.tobytes() for landmarks in first.values()}

@@ -11,9 +11,9 @@ from rich.markup import escape
 def say_reasons(console: Console, what: str, reasons: Mapping[str, str]) -> None:
     """A line for each subject that was ``what``, with the reason."""
     for name, reason in reasons.items():
-        console.print(f"[bold red]{what}:[/] {escape(name)}: {escape(reason)}", highlight=False)
+        console.print(f"[bold red]{what}:[/] {escape(name)}: {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 def say_note(console: Console, message: str) -> None:
     """A sentence for the user that is no error."""
-    console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False)
+    console.print(f"[bold yellow]Note:[/] {escape(message)}", highlight=False, soft_wrap=True)

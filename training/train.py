@@ -41,7 +41,15 @@ from .arguments import at_least_one, not_negative
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .finetuning import Arrays, Start, check_network, initial_weights, scheme_to_finetune, start_from
-from .folder import TrainingDataError, check_apart, find_subjects, read_landmark_files, shared_subjects, split_names
+from .folder import (
+    TrainingDataError,
+    check_apart,
+    find_subjects,
+    read_landmark_files,
+    shared_subjects,
+    split_names,
+    twins,
+)
 from .height_map_task import HeightMapTask, has_across
 from .loop import Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
@@ -373,6 +381,11 @@ def _open_scans(
         sets[folder], unreadable = read_landmark_files(subjects[folder])
         _leave_out(left_out, {**apart, **unreadable})
     own = list(sets[a.data])
+    for first, second in twins(sets[a.data]):
+        say_note(
+            _console,
+            f"{first} and {second} have the same landmarks and may end on two sides of the split; keep one of them.",
+        )
     names = split_names(own, shares["validation"], shares["test"], seed)
     names["training"] = names["training"][: a.limit]
     for split, folder in folders.items():
