@@ -29,6 +29,7 @@ from .arguments import at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
+    CONFIGS,
     METHODS,
     Budget,
     Method,
@@ -41,6 +42,7 @@ from .experiments.methods import (
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, write_report
+from .finetuning import check_network
 from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
 from .messages import say_note, say_reasons
 from .model_card import commit
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(a: argparse.Namespace) -> None:
     """Train and test every method on every fold that is asked for."""
     check_apart(a.output, a.data)
+    if a.finetune:
+        for method in (METHODS[name] for name in a.methods if METHODS[name].kind == "network"):
+            check_network(a.finetune, json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))["network"])
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
     left_out |= unreadable
@@ -190,7 +195,7 @@ def _check_same(note: Path, settings: dict[str, object]) -> None:
         different = sorted(key for key in settings if before.get(key) != settings[key])
         if different:
             raise ValueError(
-                f"'{note.parent}' holds results with another {', '.join(different)}; choose another output folder."
+                f"'{note.parent}' holds results with other settings ({', '.join(different)}); choose another --output."
             )
     note.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 

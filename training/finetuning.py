@@ -67,8 +67,9 @@ def check_network(path: Path, network: str) -> None:
     theirs = load_weights(path).metadata.get("architecture", "unknown")
     if theirs != network:
         raise TrainingDataError(
-            f"'{path}' are for the network '{theirs}' and this run's is '{network}'; add --config "
-            f"training/configs/{theirs}.json or leave out --finetune."
+            f"'{path}' are for the network '{theirs}' and not for '{network}'; choose that network (training.train: "
+            f"--config training/configs/{theirs}.json, training.cross_validate: --methods {theirs}) or leave out "
+            "--finetune."
         )
 
 

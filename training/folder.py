@@ -166,7 +166,7 @@ def split_names(names: Sequence[str], validation: float, test: float, seed: int)
     order = [sorted(names)[i] for i in np.random.default_rng([seed, 1]).permutation(len(names))]
     counts = [max(1, round(share * len(names))) if share > 0 else 0 for share in (validation, test)]
     if len(names) - sum(counts) < 1:
-        raise TrainingDataError(f"{len(names)} subjects are too few to train, validate and test on; add some.")
+        raise TrainingDataError(f"Subjects are too few ({len(names)}) to train, validate and test on; add some.")
     first, second = counts[0], sum(counts)
     return {
         "training": sorted(order[second:]),

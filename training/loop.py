@@ -167,7 +167,7 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the validation error is no longer a number.
+        If loss, weights or validation error are no longer numbers.
     """
     run = _Run(task, recipe, folder, device, minutes)
     run.begin(initial)
@@ -244,6 +244,11 @@ class _Run:
             for batch in self._task.batches(state["epoch"], self._samples, recipe.batch_size, self.rank, self.world):
                 losses.append(self._step(batch))
                 progress.update(bar, advance=1, loss=float(np.mean(losses[-50:])))
+        if not np.isfinite(losses).all() or not all(value.isfinite().all() for value in self._averaged.parameters()):
+            raise FloatingPointError(
+                f"The training diverged in epoch {state['epoch'] + 1} (its loss or weights are no longer numbers); use "
+                "a lower learning rate."
+            )
         state["epoch"] += 1
         self._averaged.eval()
         entry = {"epoch": state["epoch"], "loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
@@ -260,8 +265,10 @@ class _Run:
         watched = entry[self._recipe.watched]
         if not np.isfinite(watched):
             raise FloatingPointError(
-                f"The validation error after epoch {entry['epoch']} is {watched}: the training diverged; "
-                "use a lower learning rate."
+                f"The training diverged in epoch {entry['epoch']} (its validation error is {watched}); use a lower "
+                "learning rate."
+                if entry["epoch"]
+                else f"The validation error of the weights to start from is {watched}; start from others."
             )
         _note_progress(self._state, watched, self._recipe)
         if self.rank == 0 and self._state["since_best"] == 0:
@@ -441,7 +448,7 @@ def draw_curves(history: list[dict[str, float]], watched: str, path: Path) -> No
     losses = [entry.get("loss", np.nan) for entry in history]  # none before the first epoch
     errors = [entry[watched] for entry in history]
     left.plot(epochs, losses, label="training loss")
-    left.plot(epochs, errors, label=f"validation {watched}")
+    left.plot(epochs, errors, label=f"validation {watched}", marker="." if len(epochs) < 3 else None)
     left.set_xlabel("epoch")
     left.set_ylabel("loss; error in mm")
     left.set_ylim(bottom=0, top=1.1 * float(np.nanmax(losses[1:] + errors[1:] or losses + errors)))

@@ -192,6 +192,9 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
     check_apart(folder, a.data, a.validation, a.test)
+    absent = [source for source in (a.data, a.validation, a.test) if source and not source.is_dir()]
+    if absent:
+        raise TrainingDataError(f"'{absent[0]}' is no folder; give the folder with the scans.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -215,8 +218,8 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
     different = sorted(key for key in {*now, *before} if now.get(key) != before.get(key))
     if different:
         raise TrainingDataError(
-            f"'{folder}' holds a run with another {', '.join(different)}; choose another output folder, or use the "
-            "same settings to go on with it."
+            f"'{folder}' holds a run with other settings ({', '.join(different)}); choose another output folder, or "
+            "use the same ones to go on with it."
         )
     note.write_text(json.dumps(now, indent=1), encoding="utf-8")
 

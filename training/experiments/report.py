@@ -107,6 +107,12 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
     ]
     said = " and ".join(filter(None, budget)) or "the recipe's own stop"
     put = {"vertex": "nearest vertex", "centroid": "centroid of the ten nearest vertices"}.get(facts.get("surface", ""))
+    refused = {
+        name: reason
+        for result in results.values()
+        for fold in result.predictions
+        for name, reason in fold.refused.items()
+    }
     return [
         f"Cohort {facts['data']}, {facts['subjects']} subjects, {facts['folds']} folds ({facts['protocol']} protocol); "
         f"shown, where a table says nothing else: {_folds(results)}. "
@@ -114,9 +120,13 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         + (f" Points of trained networks are put on the {put} of the scan." if put else ""),
         "",
         f"`{facts['command']}`",
-        *(["", "Left out:", ""] if facts.get("left_out") else []),
-        *(f"- {name}: {reason}" for name, reason in facts.get("left_out", {}).items()),
+        *_reasons("Left out:", facts.get("left_out", {})),
+        *_reasons("Refused, by every method that was shown the scan or by some:", refused),
     ]
+
+
+def _reasons(heading: str, reasons: Mapping[str, str]) -> list[str]:
+    return ["", heading, "", *(f"- {name}: {reason}" for name, reason in sorted(reasons.items()))] if reasons else []
 
 
 def _folds(results: Mapping[str, tables.Results]) -> str:
