@@ -499,6 +499,15 @@ def test_triangles_on_a_line_are_dropped(tmp_path: Path) -> None:
     assert_is_sheet(read_scan(write(tmp_path / "line.ply", ply_bytes(points, triangles))))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_of_a_surface_for_both_sides_the_first_is_kept(tmp_path: Path, mixed: bool) -> None:
+    both = np.stack([TRIANGLES, TRIANGLES[:, ::-1]])
+    triangles = (both.swapaxes(0, 1) if mixed else both).reshape(-1, 3)
+    mesh = read_scan(write(tmp_path / "both.ply", ply_bytes(POINTS, triangles)))
+    np.testing.assert_array_equal(mesh.points, POINTS)
+    np.testing.assert_array_equal(mesh.triangles, TRIANGLES)
+
+
 def test_minus_zero_is_zero_for_welding(tmp_path: Path) -> None:
     points = POINTS - POINTS[5]
     corners = points[TRIANGLES].reshape(-1, 3)

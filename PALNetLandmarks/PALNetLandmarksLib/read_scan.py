@@ -61,8 +61,8 @@ def read_scan(path: Union[str, Path]) -> TriangleMesh:
     """Read a surface scan: OBJ, PLY, STL, VTP, VTK (legacy), GLB, glTF or OFF.
 
     All parts of the file become one mesh. Polygons and strips are cut into triangles; points with identical coordinates
-    are welded; triangles without area and points without triangles are left out. The remaining points keep their order
-    and their coordinates exactly as in the file.
+    are welded; triangles without area, the backs of a surface made for both sides, and points without triangles are left
+    out. The remaining points keep their order and their coordinates exactly as in the file.
 
     Parameters
     ----------
@@ -175,6 +175,10 @@ def _clean(points: NDArray[Any], triangles: Integers) -> tuple[NDArray[np.float6
         raise MeshFormatError("has impossibly large coordinates, so it is damaged; copy or export it again")
     points = np.ascontiguousarray(points, dtype=np.float64)
     proper = _has_area(points, triangles)
+    # A surface has some two triangles for each point. One that has every triangle twice, turned both ways so that it is
+    # seen from both sides, has four.
+    if len(triangles) > 3 * len(points):
+        proper &= _is_first(triangles)
     if proper.all():
         return points, np.ascontiguousarray(triangles)
     triangles = triangles[proper]
@@ -233,6 +237,13 @@ def _first_of_group(keys: NDArray[Any]) -> Integers:
     result = np.empty(len(keys), dtype=np.int64)
     result[order] = np.repeat(np.minimum.reduceat(order, begins), np.diff(begins, append=len(keys)))
     return result
+
+
+def _is_first(triangles: Integers) -> NDArray[np.bool_]:
+    """(m,) bool: no triangle before has the same corners, whichever way round."""
+    first = np.zeros(len(triangles), dtype=bool)
+    first[np.unique(np.sort(triangles, axis=1), axis=0, return_index=True)[1]] = True
+    return first
 
 
 def _has_area(points: NDArray[np.float64], triangles: Integers, block: int = 1 << 18) -> NDArray[np.bool_]:
