@@ -332,7 +332,9 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     # The report can be made again from the predictions that are kept beside it.
     kept = tmp_path / "kept"
     cross_validate.main([*command, "--epochs", "1", "--methods", "template", "--report", str(kept)])
-    assert json.loads((kept / "predictions" / "facts.json").read_text(encoding="utf-8"))["subjects"] == 8
+    kept_facts = json.loads((kept / "predictions" / "facts.json").read_text(encoding="utf-8"))
+    assert kept_facts["subjects"] == 8
+    assert set(kept_facts["sides"].values()) == {"midline", "right", "left"}
     before = json.loads((kept / "tables.json").read_text(encoding="utf-8"))
     monkeypatch.setattr("sys.argv", ["report", str(kept / "predictions"), "--output", str(tmp_path / "again")])
     report.main()

@@ -37,7 +37,7 @@ from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
 from training.palnet_task import densify, open_patches  # noqa: E402
 from training.prepared import load_prepared, prepare_scan, save_prepared  # noqa: E402
-from training.training_scheme import counterparts, mean_landmarks, reference_with, scheme_of, without_rare  # noqa: E402
+from training.training_scheme import counterparts, mean_landmarks, reference_with, scheme_of, sides_of, without_rare  # noqa: E402
 from training.write_ply import write_ply  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -466,6 +466,11 @@ def test_counterparts_of_the_bundled_landmarks_are_found_from_where_they_lie():
     without_left_ear = [i for i, label in enumerate(reference.labels) if label != "Ex_L"]
     labels = [reference.labels[i] for i in without_left_ear]
     assert counterparts(reference.landmarks[without_left_ear])[labels.index("Ex_R")] == -1
+    # Where names say nothing, the sides are found from there, too.
+    unnamed = [str(i) for i in range(len(reference.labels))]
+    by_name = sides_of(reference.labels, reference.landmarks)
+    assert list(sides_of(unnamed, reference.landmarks).values()) == list(by_name.values())
+    assert (by_name["Ex_R"], by_name["Ex_L"], by_name["Sn"]) == ("right", "left", "midline")
     again = reference_with(reference, reference.labels, reference.landmarks)
     assert (again.landmark_normals * reference.landmark_normals).sum(axis=1).min() > 0.95
 

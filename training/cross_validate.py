@@ -46,7 +46,7 @@ from .finetuning import check_network
 from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
 from .messages import say_note, say_reasons
 from .model_card import commit
-from .training_scheme import scheme_of, without_rare
+from .training_scheme import mean_landmarks, scheme_of, sides_of, without_rare
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
 
@@ -112,6 +112,7 @@ def run(a: argparse.Namespace) -> None:
     facts = {
         **settings,
         "left_out": {**left_out, **wrong},
+        "sides": sides_of(labels, mean_landmarks(scan.landmarks / scan.face_scale for scan in aligned)),
         "scans": str(a.data),
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +113,17 @@ def reference_with(reference: ReferenceFace, labels: tuple[str, ...], means: NDA
         normal = reference.normals[near].mean(axis=0)
         normals.append(normal / np.linalg.norm(normal))
     return replace(reference, labels=labels, landmarks=means, landmark_normals=np.array(normals))
+
+
+def sides_of(labels: Sequence[str], means: NDArray[np.float64]) -> dict[str, str]:
+    """``"midline"``, ``"right"`` or ``"left"`` for each label: as the bundled scheme says, else from where the mean
+    landmarks (L, 3; canonical frame) lie."""
+    known = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
+    found = {}
+    for i, (label, other) in enumerate(zip(labels, counterparts(means))):
+        placed = "midline" if other == i else "right" if means[i, 0] < 0 else "left"
+        found[label] = known.get(label, placed)
+    return found
 
 
 def counterparts(means: NDArray[np.float64]) -> tuple[int, ...]:

@@ -61,8 +61,8 @@ def read_scan(path: Union[str, Path]) -> TriangleMesh:
     """Read a surface scan: OBJ, PLY, STL, VTP, VTK (legacy), GLB, glTF or OFF.
 
     All parts of the file become one mesh. Polygons and strips are cut into triangles; points with identical coordinates
-    are welded; triangles without area, the backs of a surface made for both sides, and points without triangles are left
-    out. The remaining points keep their order and their coordinates exactly as in the file.
+    are welded; triangles without area, the backs of a surface made for both sides, and points without triangles are
+    left out. The remaining points keep their order and their coordinates exactly as in the file.
 
     Parameters
     ----------

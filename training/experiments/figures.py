@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PALNetLandmarksLib.align import align_to_reference
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
-from PALNetLandmarksLib.scheme import load_scheme
 
 from ..folder import find_subjects
 from .tables import Results, distance_errors
@@ -42,10 +41,12 @@ def figure_4(results: Mapping[str, Results], path: Path) -> None:
     _save(figure, path)
 
 
-def figure_5(results: Mapping[str, Results], path: Path) -> None:
-    """Bland-Altman: error of inter-landmark distances against the distance, within midline, right and left."""
+def figure_5(results: Mapping[str, Results], sides: Mapping[str, str], path: Path) -> None:
+    """Bland-Altman: error of inter-landmark distances against the distance, within midline, right and left.
+
+    ``sides``: one of ``REGIONS`` for each label.
+    """
     figure = Figure(figsize=(12, 3.6 * len(results)), layout="constrained")
-    sides = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
     for row, result in enumerate(results.values()):
         points, truth = result.stack("points"), result.stack("truth")
         for column, region in enumerate(REGIONS):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PALNetLandmarksLib.scheme import load_scheme
 
 from . import figures, tables
 from .predictions import Predictions
@@ -79,7 +80,8 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
             parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
     drawn = {name: result for name, result in main.items() if name != "template"} or main
     figures.figure_4(drawn, report / "figure-4.png")
-    figures.figure_5(drawn, report / "figure-5.png")
+    bundled = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
+    figures.figure_5(drawn, facts.get("sides", bundled), report / "figure-5.png")
     figures.figure_6(common or main, report / "figure-6.png")
     for number, what in (
         (4, "error of inter-landmark distances"),
