@@ -123,7 +123,7 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         "",
         f"`{facts['command']}`",
         *_reasons("Left out:", facts.get("left_out", {})),
-        *_reasons("Refused, by every method that was shown the scan or by some:", refused),
+        *_reasons("Refused by at least one method:", refused),
     ]
 
 
