@@ -13,6 +13,7 @@ from PALNetLandmarksLib.read_scan import read_scan
 
 from training import check_data
 from training.check_data import Expected, habits_of, odd_landmarks
+from training.folder import shared_subjects, twins
 
 LABELS = ("N", "Prn", "Pg", "Gn", "Ex_R")
 PLACES = np.array([[0, 0, 40], [0, -20, 0], [0, 0, -60], [0, 5, -75], [-45, 20, 35]], dtype=float)
@@ -62,6 +63,19 @@ def test_another_subject_s_file_is_told_as_one() -> None:
     some[4].annotated[:] += np.random.default_rng(0).normal(0, 8, (5, 3))
     assert odd_landmarks(some, LABELS) == {"S4": odd_landmarks(some, LABELS)["S4"]}
     assert "so they may be another subject's" in odd_landmarks(some, LABELS)["S4"]
+
+
+def test_twins_have_the_same_points_whatever_else_differs() -> None:
+    points = np.array([[1.0, 2, 3], [4, 5, 6], [np.nan] * 3])
+    sets = {
+        "a": LandmarkSet(("N", "Prn", "Sn"), points),
+        "turned": LandmarkSet(("Prn", "N", "Sn"), points[[1, 0, 2]] * (-1, -1, 1), "RAS"),
+        "other": LandmarkSet(("N", "Prn", "Sn"), points + 1),
+        "empty": LandmarkSet(("N",), np.full((1, 3), np.nan)),
+        "empty too": LandmarkSet(("N",), np.full((1, 3), np.nan)),
+    }
+    assert twins(sets) == [("a", "turned")]
+    assert shared_subjects({"a": sets["a"]}, sets) == ["a", "turned"]
 
 
 def test_a_single_scan_is_compared_with_the_weights_themselves() -> None:

@@ -201,6 +201,22 @@ def test_tables_of_any_editor(tmp_path: Path, encoding: str, line_end: str) -> N
     assert (landmarks.labels, landmarks.names) == (("N",), ("Nasenwurzel (Müller)",))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "label;x;y;z\nN;1,5;-2;3\n;;;\n;;;\n",
+        "sep=;\nlabel;x;y;z\nN;1,5;-2;3\n",
+        "\n\nLabel, X, Y, Z\nN , 1.5, -2, 3\n",
+        'label,x,y,z\nN,"1,5","-2,0",3\n',
+    ],
+)
+def test_tables_with_what_spreadsheets_add(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    landmarks = read_landmarks(tmp_path / "a.csv")
+    assert landmarks.labels == ("N",)
+    np.testing.assert_array_equal(landmarks.points, [[1.5, -2, 3]])
+
+
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_tables_saved_by_a_spreadsheet_with_decimal_commas(tmp_path: Path, delimiter: str) -> None:
     rows = [["label", "name", "x", "y", "z"], ["N", "nasion, soft", "1,5", "-2", "3,25"], ["Tr", "", "", "", ""]]
@@ -238,6 +254,7 @@ def test_tables_saved_by_a_spreadsheet_with_decimal_commas(tmp_path: Path, delim
         ("a.txt", "N\t(1,2)\n"),
         ("a.txt", "N\t(1,2,x)\n"),
         ("a.csv", "label,x\n"),
+        ("a.csv", "label,x,y,z\nN,1,5,2,0,3,0\n"),
         ("a.csv", 'label,x,y,z\n"N' + "n" * 200_000 + '",1,2,3\n'),
         ("a.png", "x"),
     ],

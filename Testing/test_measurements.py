@@ -52,6 +52,14 @@ def test_exchanged_sides_are_refused(kinds: tuple[str, ...]) -> None:
     check_sides(LandmarkSet(("Ex_L", "Ex_R"), points[:2]), REFERENCE, "a.csv")  # nobody can tell
 
 
+def test_a_unit_that_is_given_is_taken_unless_the_face_is_plainly_another() -> None:
+    small = LandmarkSet(REFERENCE.labels, REFERENCE.landmarks * 0.55 / 10)  # nearer to a face in inches
+    assert unit_of_landmarks(small, REFERENCE, "a.csv") == "inch"
+    assert unit_of_landmarks(small, REFERENCE, "a.csv", "cm") == "cm"
+    with pytest.raises(UnknownUnitError, match="make a face in inch, not in m; leave out --unit"):
+        unit_of_landmarks(small, REFERENCE, "a.csv", "m")
+
+
 def test_known_figures() -> None:
     points = {"Tr": [0, 0, 4], "N": [3, 0, 0], "Sn": [3, 0, -1], "Pg": [4, 0, -1]}
     found = values({label: np.array(point, dtype=float) for label, point in points.items()})

@@ -500,12 +500,19 @@ def test_triangles_on_a_line_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_of_a_surface_for_both_sides_the_first_is_kept(tmp_path: Path, mixed: bool) -> None:
-    both = np.stack([TRIANGLES, TRIANGLES[:, ::-1]])
+@pytest.mark.parametrize("back_first", [False, True])
+def test_of_a_surface_for_both_sides_the_outer_is_kept(tmp_path: Path, mixed: bool, back_first: bool) -> None:
+    u, v = np.meshgrid(np.linspace(0, 2 * np.pi, 60), np.linspace(0.3, 2.8, 50))  # closed but for its poles
+    points = np.stack([np.sin(v) * np.cos(u), np.sin(v) * np.sin(u), np.cos(v)], axis=-1).reshape(-1, 3) * 80
+    i = np.arange(50 * 60).reshape(50, 60)[:-1, :-1].reshape(-1, 1)
+    outer = np.concatenate([np.add(i, [0, 60, 1]), np.add(i, [1, 60, 61])])
+    both = np.stack([outer[:, ::-1], outer] if back_first else [outer, outer[:, ::-1]])
     triangles = (both.swapaxes(0, 1) if mixed else both).reshape(-1, 3)
-    mesh = read_scan(write(tmp_path / "both.ply", ply_bytes(POINTS, triangles)))
-    np.testing.assert_array_equal(mesh.points, POINTS)
-    np.testing.assert_array_equal(mesh.triangles, TRIANGLES)
+    mesh = read_scan(write(tmp_path / "both.ply", ply_bytes(points, triangles)))
+    single = read_scan(write(tmp_path / "outer.ply", ply_bytes(points, outer)))
+    assert len(mesh.triangles) == len(single.triangles)
+    _, normals = mesh.triangle_areas_and_normals
+    assert (np.einsum("ij,ij->i", normals, mesh.points[mesh.triangles].mean(axis=1)) > 0).all()
 
 
 def test_minus_zero_is_zero_for_welding(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="torch (extra 'training') is not ins
 pytest.importorskip("numba", reason="numba (extra 'training') is not installed")
 
 from PALNetLandmarksLib.detector import LandmarkDetector  # noqa: E402
+from PALNetLandmarksLib.errors import LandmarkingError  # noqa: E402
 from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks  # noqa: E402
 from PALNetLandmarksLib.mesh import TriangleMesh  # noqa: E402
 from PALNetLandmarksLib.reference import load_reference  # noqa: E402
@@ -471,6 +472,9 @@ def test_counterparts_of_the_bundled_landmarks_are_found_from_where_they_lie():
     by_name = sides_of(reference.labels, reference.landmarks)
     assert list(sides_of(unnamed, reference.landmarks).values()) == list(by_name.values())
     assert (by_name["Ex_R"], by_name["Ex_L"], by_name["Sn"]) == ("right", "left", "midline")
+    unknown = np.vstack([reference.landmarks, np.full((1, 3), np.nan)])
+    assert counterparts(unknown) == (*counterparts(reference.landmarks), -1)
+    assert sides_of((*unnamed, "nowhere"), unknown) == sides_of(unnamed, reference.landmarks)
     again = reference_with(reference, reference.labels, reference.landmarks)
     assert (again.landmark_normals * reference.landmark_normals).sum(axis=1).min() > 0.95
 
@@ -561,6 +565,12 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     assert "Not trained: what it started from has" in (run / "model-card.md").read_text(encoding="utf-8")
     assert card["labels"] == list(load_scheme().labels)
     assert 2 < card["start"]["moved_mm"]["Pg"] < 5
+    # Interrupted before the first checkpoint, it begins as it began.
+    started = (run / "start.json").read_text(encoding="utf-8")
+    (run / "checkpoint.pt").unlink()
+    again = run_trainer(data, run, "--finetune", str(bundled), config=config, epochs=0)
+    assert (run / "start.json").read_text(encoding="utf-8") == started
+    assert again["weights"]["sha256"] == card["weights"]["sha256"]
     assert set(card["start"]["untaught"]) == set(load_scheme().labels) - set(labels)
     before, after = load_weights(bundled), load_weights(run / "weights.safetensors")
     scale = [np.array(weights.fact("deviation_scale")) for weights in (before, after)]
@@ -769,6 +779,17 @@ def test_cosine_ends_with_the_time(tmp_path, monkeypatch):
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert len(history) == 60  # an epoch takes one tick
     assert saved["optimizer"]["param_groups"][0]["lr"] < 0.01 * 0.05
+
+
+@pytest.mark.parametrize(("lost", "said"), [("best.pt", "is gone"), ("checkpoint.pt", "is damaged")])
+def test_a_run_that_lost_a_file_is_refused(tmp_path, lost, said):
+    train(Line(), Recipe(epochs=1), tmp_path, torch.device("cpu"))
+    if lost == "best.pt":
+        (tmp_path / lost).unlink()
+    else:
+        (tmp_path / lost).write_bytes((tmp_path / lost).read_bytes()[:200])
+    with pytest.raises(LandmarkingError, match=said):
+        train(Line(), Recipe(epochs=2), tmp_path, torch.device("cpu"))
 
 
 def test_divergence_is_said(tmp_path):

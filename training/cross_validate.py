@@ -192,7 +192,7 @@ def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
 def _check_same(note: Path, settings: dict[str, object]) -> None:
     """A folder holds the results of one set of settings."""
     if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
+        before = {"surface": "triangle", **json.loads(note.read_text(encoding="utf-8"))}  # the only way there was
         different = sorted(key for key in settings if before.get(key) != settings[key])
         if different:
             raise ValueError(

@@ -150,25 +150,28 @@ def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.f
     return found
 
 
-def start_from(arrays: Arrays, task: HeightMapTask, files: Sequence[Path]) -> tuple[Arrays, Start]:
+def start_from(
+    arrays: Arrays, task: HeightMapTask, files: Sequence[Path], taught: NDArray[np.bool_]
+) -> tuple[Arrays, Start]:
     """``arrays`` with the habits of the prepared training scans ``files``, and what was changed.
 
-    Landmarks that none of the scans has get, in the files, the places that the network gives them: training learns
-    these along, so that they stay.
+    Landmarks that are not ``taught`` (L,), as no annotation of the scans has them, get, in the files, the places that
+    the network gives them: training learns these along, so that they stay. Once more changes nothing.
     """
     network = task.build()
     network.load_arrays(arrays)
     network.eval()
     labels, kinds = task.scheme.labels, task.config.kinds
     asked = files[:: max(1, len(files) // _MOST_SUBJECTS)]
-    moved = habits(_residuals(network, task, asked), kinds)
+    # The files may hold places of the network's own already.
+    residuals = np.where(taught[:, None], _residuals(network, task, asked), np.nan)
+    moved = habits(residuals, kinds)
     bias = arrays["head.bias"].copy()
     bias[:, :3] += moved / OFFSET_UNIT_MM
     arrays = {**arrays, "head.bias": bias}
     network.load_arrays(arrays)
     distance = np.linalg.norm(moved, axis=1)[list(kinds)]
     moved_mm = {label: round(float(far), 2) for label, far in zip(labels, distance) if far >= 0.05}
-    taught = np.any([np.isfinite(load_prepared(file).landmarks).all(axis=1) for file in files], axis=0)
     if not taught.all():
         for file in files:
             _keep(network, task, file, ~taught)

@@ -127,17 +127,23 @@ def check_apart(output: Path, *folders: Path | None) -> None:
 def twins(sets: Mapping[str, LandmarkSet]) -> list[tuple[str, str]]:
     """Pairs of names whose landmarks are, number by number, the same: somebody is there twice, or has another's file.
 
-    Each name is paired with the first of its kind.
+    Each name is paired with the first of its kind; files without any point have none.
     """
-    first: dict[bytes, str] = {}
-    pairs = [(first.setdefault(landmarks.points.tobytes(), name), name) for name, landmarks in sets.items()]
+    first: dict[frozenset[tuple[float, ...]], str] = {}
+    placed = {name: _places(landmarks) for name, landmarks in sets.items() if landmarks.defined.any()}
+    pairs = [(first.setdefault(places, name), name) for name, places in placed.items()]
     return [(one, other) for one, other in pairs if one != other]
+
+
+def _places(landmarks: LandmarkSet) -> frozenset[tuple[float, ...]]:
+    """The points that are defined, whatever their order, names and coordinate system."""
+    return frozenset(map(tuple, landmarks.in_coordinate_system("LPS").points[landmarks.defined].tolist()))
 
 
 def shared_subjects(first: Mapping[str, LandmarkSet], second: Mapping[str, LandmarkSet]) -> list[str]:
     """Names in ``second`` whose landmarks are, number by number, those of somebody in ``first``."""
-    known = {landmarks.points.tobytes() for landmarks in first.values()}
-    return [name for name, landmarks in second.items() if landmarks.points.tobytes() in known]
+    known = {_places(landmarks) for landmarks in first.values()}
+    return [name for name, landmarks in second.items() if landmarks.defined.any() and _places(landmarks) in known]
 
 
 def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, LandmarkSet], dict[str, str]]:

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+import pickle
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PALNetLandmarksLib.device import choose_device as choose_device_by_name
+from PALNetLandmarksLib.errors import LandmarkingError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -212,7 +214,7 @@ class _Run:
         """Take up the checkpoint, or else the weights ``initial``, or else what the network is built with."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._checkpoint.exists():
-            saved = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
+            saved = self._saved()
             for name, part in self._parts().items():
                 part.load_state_dict(saved[name])
             self._state, self.history = saved["state"], saved["history"]
@@ -306,6 +308,21 @@ class _Run:
     @property
     def _checkpoint(self) -> Path:
         return self._folder / "checkpoint.pt"
+
+    def _saved(self) -> dict[str, Any]:
+        """What the checkpoint holds; refused where the run cannot go on with it."""
+        best = self._folder / "best.pt"
+        if not best.exists():
+            raise LandmarkingError(
+                f"'{best}' is gone, so the run cannot go on; delete '{self._checkpoint.name}', too, to begin anew."
+            )
+        try:
+            saved: dict[str, Any] = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise LandmarkingError(
+                f"'{self._checkpoint}' is damaged, so the run cannot go on; delete it to begin anew."
+            ) from error
+        return saved
 
     def _parts(self) -> dict[str, Any]:
         """What the checkpoint holds the state of, by name."""

@@ -4,7 +4,7 @@
     python -m training.train --config training/configs/height-map-net.json --data DIR --output runs/height-maps
     torchrun --nproc-per-node 2 -m training.train ...              # several processes, on GPUs or CPUs
 
-DIR holds <subject>.ply (or another mesh) and <subject>.mrk.json (or .fcsv, or LAFAS's .txt) for each subject, or
+DIR holds <subject>.ply (or another mesh) and <subject>.mrk.json (.json, .fcsv, .csv or LAFAS's .txt) for each, or
 <subject>.prepared.npz from training.cohort. Subjects are split into training, validation and test unless --validation
 (and --test) name folders. Run the same command again to go on from the last checkpoint.
 """
@@ -181,7 +181,8 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
         return arrays, Start.load(note) if note.exists() else Start({}, ())
     start = Start({}, ())
     if isinstance(task, HeightMapTask) and source.scans:
-        arrays, start = start_from(arrays, task, source.files["training"])
+        taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
+        arrays, start = start_from(arrays, task, source.files["training"], taught)
     start.save(note)
     if start.moved_mm:
         moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())

@@ -117,21 +117,23 @@ def reference_with(reference: ReferenceFace, labels: tuple[str, ...], means: NDA
 
 def sides_of(labels: Sequence[str], means: NDArray[np.float64]) -> dict[str, str]:
     """``"midline"``, ``"right"`` or ``"left"`` for each label: as the bundled scheme says, else from where the mean
-    landmarks (L, 3; canonical frame) lie."""
+    landmarks (L, 3; canonical frame) lie; labels whose mean is not known, NaN, are left out."""
     known = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
     found = {}
     for i, (label, other) in enumerate(zip(labels, counterparts(means))):
         placed = "midline" if other == i else "right" if means[i, 0] < 0 else "left"
-        found[label] = known.get(label, placed)
+        if label in known or np.isfinite(means[i]).all():
+            found[label] = known.get(label, placed)
     return found
 
 
 def counterparts(means: NDArray[np.float64]) -> tuple[int, ...]:
-    """For each mean landmark (L, 3; canonical frame) its left-right counterpart; itself on the midline, -1 for none.
+    """For each mean landmark (L, 3; canonical frame) its left-right counterpart; itself on the midline, -1 for none, as
+    for NaN.
 
     From where they lie, so that any labels will do: two landmarks are counterparts if each is nearest to the other's
     mirror image.
     """
-    distance = cdist(means * (-1.0, 1.0, 1.0), means)
+    distance = np.nan_to_num(cdist(means * (-1.0, 1.0, 1.0), means), nan=np.inf)
     nearest = distance.argmin(axis=1)
     return tuple(int(j) if nearest[j] == i and distance[i, j] <= _COUNTERPART_MM else -1 for i, j in enumerate(nearest))

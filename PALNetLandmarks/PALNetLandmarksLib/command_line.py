@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
-from .errors import LandmarkingError, OutputError, UnknownUnitError
+from .errors import LandmarkingError, OutputError
 
 _INSTALL_CLI = "The command line needs the package '{}'; install it by: pip install 'palnet-landmarks[cli]'"
 try:
@@ -268,18 +268,9 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     reference = load_reference()
     found = read_landmarks(path).known(reference.labels, path.name)
     check_sides(found, reference, path.name)
-    try:
-        likely = unit_of_landmarks(found, reference, path.name)
-    except UnknownUnitError:
-        if unit is None:
-            raise
-        likely = unit
-    if unit not in (None, likely):  # units differ by more than faces do
-        raise UnknownUnitError(
-            f"The landmarks of '{path.name}' make a face in {likely}, not in {unit}; leave out --unit or correct it."
-        )
+    used = unit_of_landmarks(found, reference, path.name, unit)
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
-    return likely, take(dict(zip(found.labels, found.points * UNITS[likely])), deviations)
+    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
 
 
 def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:

@@ -484,28 +484,32 @@ def _read_fcsv(text: str) -> LandmarkSet:
 
 
 def _read_csv(text: str) -> LandmarkSet:
-    # Spreadsheets in countries with a decimal comma part the cells by semicolons, or by tabs when they save as text.
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    rows = list(reader)
-    if not {"label", "x", "y", "z"} <= set(reader.fieldnames or ()):
+    """Also as spreadsheets save it: in countries with a decimal comma they part cells by semicolons, or by tabs."""
+    lines = [line for line in text.split("\n") if line.strip() and not re.fullmatch(r"sep=.;*", line.strip())]
+    header = lines[0] if lines else ""
+    table = csv.reader(lines, delimiter=max(",;\t", key=header.count))
+    cells = [[cell.strip() for cell in row] for row in table]
+    columns = [column.casefold() for column in cells[0]] if cells else []
+    if not {"label", "x", "y", "z"} <= set(columns):
         raise ValueError("its first line does not name the columns label, x, y and z")
+    surplus = next((row for row in cells if any(row[len(columns) :])), None)
+    if surplus:
+        raise ValueError(f"the line of '{surplus[0]}' has more cells than the first line")
+    rows = [dict(zip(columns, row)) for row in cells[1:] if any(row)]
     systems = {row.get("coordinate_system") or "LPS" for row in rows}
     if len(systems) > 1:
         raise ValueError("it has more than one coordinate system")
     return LandmarkSet(
         labels=tuple(row["label"] for row in rows),
-        points=np.array([_cells([row[axis] for axis in "xyz"], delimiter) for row in rows]).reshape(-1, 3),
+        points=np.array([_cells([row[axis] for axis in "xyz"]) for row in rows]).reshape(-1, 3),
         coordinate_system=systems.pop() if systems else "LPS",
         names=tuple(row.get("name") or "" for row in rows),
     )
 
 
-def _cells(cells: list[str], delimiter: str) -> list[float]:
+def _cells(cells: list[str]) -> list[float]:
     """The position in three cells of a table, which are empty where the landmark has none."""
-    if delimiter != ",":
-        cells = [cell.replace(",", ".") for cell in cells]
+    cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
     return _position(cells) if any(cells) else [math.nan] * 3
 
 

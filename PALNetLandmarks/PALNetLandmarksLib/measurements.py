@@ -26,9 +26,12 @@ from .scheme import other_side
 ENOUGH_FOR_A_UNIT = 4
 #: Faces, children's too, are at most this much larger or smaller than the reference face; units differ by more.
 _MOST_SIZE_RATIO = 1.55
+#: If the user says the unit, a face may be this much larger or smaller.
+_MOST_GIVEN_SIZE_RATIO = 2.0
 
 #: Named rightly, landmarks fit the mean face to some millimetres, with the sides exchanged to some centimetres.
-_EXCHANGED_SIDES = 0.5
+#: Four or five, all of one side, may fit by chance the other way.
+_EXCHANGED_SIDES, _ENOUGH_FOR_SIDES = 0.5, 6
 
 _CSV_COLUMNS = ("scan", "group", "measurement", "value", "standard_deviation", "unit")
 
@@ -108,27 +111,38 @@ def measure(
     return tuple(taken)
 
 
-def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> str:
+def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: str, given: str | None = None) -> str:
     """The length unit, one of ``align.UNITS``, in which the landmarks' coordinates make a face.
 
     Parameters
     ----------
     name : of the file, for the message.
+    given : the unit that the user says it is; taken unless the landmarks plainly make a face in another.
 
     Raises
     ------
     UnknownUnitError
-        If they make one in no unit, or are too few to tell.
+        If they make one in no unit or are too few to tell, and none is given; or if they make one in another.
     """
     common, points = _of_reference(landmarks, reference)
     if len(common) < ENOUGH_FOR_A_UNIT:
+        if given:
+            return given
         raise UnknownUnitError(
             f"'{name}' has {len(common)} of the {len(reference.labels)} known landmarks, too few to tell its unit of "
             "length; say it (--unit), or in 3D Slicer detect landmarks on the scan before you load these."
         )
     scale = fit_similarity(points, reference.landmarks[common]).scale
-    best = min(UNITS, key=lambda unit: abs(math.log(scale / UNITS[unit])) if scale > 0 else math.inf)
-    if not 1 / _MOST_SIZE_RATIO <= scale / UNITS[best] <= _MOST_SIZE_RATIO:
+    away = {unit: abs(math.log(scale / size)) if scale > 0 else math.inf for unit, size in UNITS.items()}
+    best = min(away, key=lambda unit: away[unit])
+    makes_a_face = away[best] <= math.log(_MOST_SIZE_RATIO)
+    if given and (away[given] <= math.log(_MOST_GIVEN_SIZE_RATIO) or not makes_a_face):
+        return given
+    if given:
+        raise UnknownUnitError(
+            f"The landmarks of '{name}' make a face in {best}, not in {given}; leave out --unit or correct it."
+        )
+    if not makes_a_face:
         raise UnknownUnitError(
             f"The landmarks of '{name}' do not make a face in any of {', '.join(UNITS)}; check them, or say the unit "
             "(--unit)."
@@ -148,7 +162,7 @@ def check_sides(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> 
     UnreadableLandmarksError
     """
     common, points = _of_reference(landmarks, reference)
-    if len(common) < ENOUGH_FOR_A_UNIT:
+    if len(common) < _ENOUGH_FOR_SIDES:
         return
     exchanged = [reference.labels.index(other_side(reference.labels[i])) for i in common]
     as_named, other_way = (

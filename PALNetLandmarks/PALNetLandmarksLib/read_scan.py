@@ -61,8 +61,8 @@ def read_scan(path: Union[str, Path]) -> TriangleMesh:
     """Read a surface scan: OBJ, PLY, STL, VTP, VTK (legacy), GLB, glTF or OFF.
 
     All parts of the file become one mesh. Polygons and strips are cut into triangles; points with identical coordinates
-    are welded; triangles without area, the backs of a surface made for both sides, and points without triangles are
-    left out. The remaining points keep their order and their coordinates exactly as in the file.
+    are welded; triangles without area, the backs of a surface that has one everywhere, and points without triangles
+    are left out. The remaining points keep their order and their coordinates exactly as in the file.
 
     Parameters
     ----------
@@ -177,8 +177,11 @@ def _clean(points: NDArray[Any], triangles: Integers) -> tuple[NDArray[np.float6
     proper = _has_area(points, triangles)
     # A surface has some two triangles for each point. One that has every triangle twice, turned both ways so that it is
     # seen from both sides, has four.
-    if len(triangles) > 3 * len(points):
+    if proper.sum() > 3 * len(points):
         proper &= _is_first(triangles)
+        # Which of the two came first says nothing of the outside.
+        if _volume(points, triangles[proper]) < 0:
+            triangles = triangles[:, ::-1]
     if proper.all():
         return points, np.ascontiguousarray(triangles)
     triangles = triangles[proper]
@@ -244,6 +247,12 @@ def _is_first(triangles: Integers) -> NDArray[np.bool_]:
     first = np.zeros(len(triangles), dtype=bool)
     first[np.unique(np.sort(triangles, axis=1), axis=0, return_index=True)[1]] = True
     return first
+
+
+def _volume(points: NDArray[np.float64], triangles: Integers) -> float:
+    """Six times what the surface encloses with the points' mean; positive if it is wound outwards."""
+    first, second, third = (points - points.mean(axis=0))[triangles.T]
+    return float(np.einsum("ij,ij->", np.cross(first, second), third))
 
 
 def _has_area(points: NDArray[np.float64], triangles: Integers, block: int = 1 << 18) -> NDArray[np.bool_]:
