@@ -208,9 +208,8 @@ def _exchanged(
 
 def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Median over the first axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
-    filled = np.where(known.any(axis=0), values, 0.0)
-    return np.where(known.any(axis=0), np.nanmedian(filled, axis=0), np.nan)
+    known = np.isfinite(values).any(axis=0)
+    return np.where(known, np.nanmedian(np.where(known, values, 0.0), axis=0), np.nan)
 
 
 def _unknown(label: str, sets: Mapping[str, LandmarkSet], known: Sequence[str]) -> str:

@@ -48,8 +48,7 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
     scans: dict[str, list[Path]] = {}
     landmarks: dict[str, list[Path]] = {}
     left_out: dict[str, str] = {}
-    if not folder.is_dir():
-        raise TrainingDataError(f"'{folder}' is no folder; give the folder with the scans.")
+    _check_there(folder)
     for path in sorted(folder.iterdir()):
         name = path.name.lower()
         if name.startswith("."):
@@ -112,14 +111,22 @@ def _has_landmarks(path: Path) -> bool:
         return False
 
 
+def _check_there(folder: Path) -> None:
+    if not folder.is_dir():
+        raise TrainingDataError(f"'{folder}' is no folder; give the folder with the scans.")
+
+
 def check_apart(output: Path, *folders: Path | None) -> None:
-    """Refuse to write among the scans, where results would be taken for subjects.
+    """Refuse folders of scans that are not there, and to write among the scans, where results would be taken for
+    subjects.
 
     Raises
     ------
     TrainingDataError
-        If ``output`` is one of ``folders``.
+        If one of ``folders`` is none, or is ``output``.
     """
+    for folder in filter(None, folders):
+        _check_there(folder)
     if output.resolve() in {folder.resolve() for folder in folders if folder}:
         raise TrainingDataError(f"'{output}' is the folder of the scans; choose another --output.")
 

@@ -295,7 +295,12 @@ class _Run:
 
     def is_over(self) -> bool:
         """Whether the training ends after the epochs so far."""
-        return _is_over(self._state, self._recipe, self._minutes)
+        state, recipe = self._state, self._recipe
+        return (
+            state["epoch"] >= recipe.epochs
+            or (recipe.early_stop > 0 and state["since_best"] >= recipe.early_stop)
+            or _out_of_time(state, self._minutes)
+        )
 
     def best_network(self) -> nn.Module:
         """The best of all epochs."""
@@ -402,15 +407,6 @@ def _note_agreement(network: nn.Module, folder: Path, rank: int, world: int) -> 
 def _clock(device: torch.device) -> float:
     """Seconds that a run's budget is counted in."""
     return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.monotonic()
-
-
-def _is_over(state: dict[str, Any], recipe: Recipe, minutes: float) -> bool:
-    """Whether the training ends after the epochs so far."""
-    return (
-        state["epoch"] >= recipe.epochs
-        or (recipe.early_stop > 0 and state["since_best"] >= recipe.early_stop)
-        or _out_of_time(state, minutes)
-    )
 
 
 def _out_of_time(state: dict[str, Any], minutes: float) -> bool:

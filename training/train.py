@@ -193,9 +193,6 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
     check_apart(folder, a.data, a.validation, a.test)
-    absent = [source for source in (a.data, a.validation, a.test) if source and not source.is_dir()]
-    if absent:
-        raise TrainingDataError(f"'{absent[0]}' is no folder; give the folder with the scans.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -487,6 +484,7 @@ def _finish(
 ) -> None:
     """Write weights, mean landmarks and model card."""
     dtype = "float16"
+    before = load_weights(a.finetune) if a.finetune else None
     with torch.no_grad():  # what is measured is what is written
         for parameter in network.parameters():
             parameter.copy_(parameter.half().to(parameter.dtype))
@@ -502,7 +500,6 @@ def _finish(
         counts = {split: len(source.files[split]) for split in source.folders}
         counts["training"] = task.size
         means = task.reference.landmarks
-        before = load_weights(a.finetune) if a.finetune else None
         passes = int(before.fact("passes") if before else metadata["passes"])
         scale = _deviation_scale(task, network, passes, before, start.untaught if start else ())
         metadata |= {"passes": passes, "deviation_scale": np.round(scale, 4).tolist()}
@@ -510,7 +507,7 @@ def _finish(
             test = measure(*task.predict(network, source.files["test"], passes)[:2], task.scheme.labels)
     version = a.version or a.output.resolve().name
     facts = {
-        "started_from": load_weights(a.finetune).sha256 if a.finetune else "random weights",
+        "started_from": before.sha256 if before else "random weights",
         "commit": commit(),
         "seed": recipe.seed,
         "epochs": history[-1]["epoch"],

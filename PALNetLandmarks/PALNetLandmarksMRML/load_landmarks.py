@@ -42,7 +42,8 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
     in_world = read.in_coordinate_system("RAS").known(load_scheme().labels, path.name)
     of_file = replace(in_world, points=to_world(in_world.points, source))
     locator = SurfaceLocator(raw.scan())
-    check_sides(in_world, load_reference(), path.name)
+    reference = load_reference()
+    check_sides(in_world, reference, path.name)
     off, placed = min(
         ((_median_distance(locator, candidate), candidate) for candidate in (in_world, of_file)),
         key=lambda found: found[0],
@@ -50,7 +51,7 @@ def load_landmarks(source, path: Path | str, segment_id: str | None = None) -> L
     landmarks = find_landmark_node(source, segment_id)
     # Few landmarks are no face whose size would tell the unit, but an earlier detection has told it.
     told = landmarks.unit if landmarks and placed.defined.sum() < ENOUGH_FOR_A_UNIT else None
-    unit = told or unit_of_landmarks(placed, load_reference(), path.name)
+    unit = told or unit_of_landmarks(placed, reference, path.name)
     if off * UNITS[unit] > OFF_THE_SCAN_BEYOND_MM:
         raise UnreadableLandmarksError(
             f"The landmarks of '{path.name}' do not lie on '{raw.name}' (half of them are more than "
