@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,33 @@ def test_cancel_answers_at_once_and_ends_the_process(sample: TriangleMesh) -> No
     steps.close()
     assert time.perf_counter() - begun < 0.3
     assert processes[0].wait(timeout=20) == 3
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "(folder / 'cancel').touch()",
+        "(folder / 'cancel').touch(); time.sleep(0.05); raise OSError",
+        "(folder / 'cancel').touch(); [(folder / f'{i}').touch() or time.sleep(0.01) for i in range(500)]",
+    ],
+    ids=["it is done", "it fails", "it goes on"],
+)
+def test_a_cancel_leaves_nothing_behind_whatever_the_work_does_meanwhile(tmp_path: Path, work: str) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    program = f"""
+import sys, time
+from PALNetLandmarksLib import background
+
+def work(folder):
+    {work}
+
+background._work = work
+background.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program, str(folder)], timeout=60)
+    assert ended.returncode == 3
+    assert not folder.exists()
 
 
 def test_its_errors_are_those_of_the_detector(sample: TriangleMesh) -> None:

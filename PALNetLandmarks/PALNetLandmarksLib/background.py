@@ -192,12 +192,25 @@ def _work(folder: Path) -> None:
     np.savez(folder / _RESULT, facts=np.array(json.dumps(facts)), **{key: getattr(detection, key) for key in _ARRAYS})
 
 
-def _watch(folder: Path) -> None:
+def _watch(folder: Path, ending: threading.Lock) -> None:
     """End this process when nobody waits for its result any more."""
-    while folder.exists() and not (folder / _CANCEL).exists():
+    while _wanted(folder):
         time.sleep(0.1)
+    with ending:
+        _give_up(folder)
+
+
+def _wanted(folder: Path) -> bool:
+    return folder.exists() and not (folder / _CANCEL).exists()
+
+
+def _give_up(folder: Path) -> None:
     _send_output_to(os.devnull)  # Windows removes no file that is open
-    shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(20):  # the work goes on meanwhile, and may put a file there
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.1)
     os._exit(3)
 
 
@@ -205,14 +218,21 @@ def main() -> None:
     """Do the job in the folder that the command line names."""
     folder = Path(sys.argv[1])
     _send_output_to(folder / _LOG)
-    threading.Thread(target=_watch, args=[folder], daemon=True).start()
+    ending = threading.Lock()  # held by who ends the process: the watch, which removes the folder, or the work
+    threading.Thread(target=_watch, args=[folder, ending], daemon=True).start()
+    failure = None
     try:
         _work(folder)
-    except LandmarkingError as error:
-        _tell(folder, type(error).__name__, str(error))
-    except Exception as error:
-        traceback.print_exc()
-        _tell(folder, "", f"The detection failed ({type(error).__name__}: {error}); details are in the log.")
+    except Exception as error:  # also where the watch has taken the folder away
+        failure = error
+    with ending:
+        if not _wanted(folder):
+            _give_up(folder)
+        elif isinstance(failure, LandmarkingError):
+            _tell(folder, type(failure).__name__, str(failure))
+        elif failure is not None:
+            traceback.print_exception(failure)
+            _tell(folder, "", f"The detection failed ({type(failure).__name__}: {failure}); details are in the log.")
 
 
 def _tell(folder: Path, kind: str, sentence: str) -> None:
