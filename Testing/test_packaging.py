@@ -130,7 +130,7 @@ def test_modules_import_at_file_scope_only_what_slicer_has() -> None:
     allowed = {
         *sys.stdlib_module_names,
         *("numpy", "scipy", "vtk", "vtkmodules", "qt", "ctk", "slicer", "SampleData"),
-        *("PALNetLandmarksLib", "PALNetLandmarksMRML"),
+        *("PALNetLandmarksLib", "PALNetLandmarksMRML", "PALNetLandmarksWidgets"),
     }
     command_line_only = {
         "PALNetLandmarksLib/command_line.py": {"typer", "rich"},
