@@ -191,8 +191,8 @@ def test_a_report_speaks_of_a_truth_only_where_one_is_known(tmp_path: Path) -> N
 
 def test_weights_are_compared_by_the_names_of_their_landmarks(resources: Path) -> None:
     scan = read_scan(resources / "SampleScan.ply")
-    whole = predictor_of_weights(None, LABELS)(scan)
-    some = predictor_of_weights(None, ("Pg", "Wart", "Tr"))(scan)
+    whole = predictor_of_weights(None, LABELS)(scan, None)
+    some = predictor_of_weights(None, ("Pg", "Wart", "Tr"))(scan, "mm")
     assert np.array_equal(some.points[[0, 2]], whole.points[[LABELS.index("Pg"), LABELS.index("Tr")]])
     assert np.array_equal(some.deviations[[0, 2]], whole.deviations[[LABELS.index("Pg"), LABELS.index("Tr")]])
     assert np.isnan(some.points[1]).all() and some.missing.tolist() == [False, True, False]
@@ -372,6 +372,20 @@ def test_scans_in_metres_are_measured_in_millimetres(laboratory: Path, tmp_path:
     assert np.abs(errors["m"] - errors["mm"]).max() < 0.2
     with pytest.raises(SystemExit, match="There is no fold 2; --folds-run counts from 0 to 1"):
         cross_validate.main([*command, "--methods", "template", "--folds-run", "2"])
+
+
+def test_a_unit_that_is_given_holds_for_training_and_test(laboratory: Path, tmp_path: Path) -> None:
+    command = ["--data", str(laboratory), "--folds", "2", "--device", "cpu", "--folds-run", "0", "--epochs", "1"]
+    given = [*command, "--output", str(tmp_path / "mm"), "--unit", "mm"]
+    cross_validate.main([*given, "--threads", "1", "--methods", "template", "shape-model", "coarse"])
+    rows = json.loads((tmp_path / "mm" / "tables.json").read_text(encoding="utf-8"))["table_1"]
+    assert float(rows[0]["point mm"].split()[0]) < 8
+    trained = json.loads((tmp_path / "mm" / "runs" / "coarse-0" / "settings.json").read_text(encoding="utf-8"))
+    assert trained["unit"] == "mm"
+    with pytest.raises(SystemExit, match=r"other settings \(unit\)"):
+        cross_validate.main([*command, "--output", str(tmp_path / "mm"), "--methods", "template"])
+    with pytest.raises(SystemExit, match=r"No scan in .* can be used. The first: No face was found .* is in inch"):
+        cross_validate.main([*command, "--output", str(tmp_path / "inch"), "--unit", "inch", "--methods", "template"])
 
 
 def test_the_plain_network_is_the_same_function() -> None:

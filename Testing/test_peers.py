@@ -117,7 +117,7 @@ def test_peers_learn(scans: list[PreparedScan], tmp_path: Path, task: type, step
     assert before > 20 and after < 12
     # The same through a whole mesh, where the library's alignment comes first.
     mesh, deform = person(0)
-    found = predictor_of(lambda points, normals: made.place(network, points, normals))(mesh)
+    found = predictor_of(lambda points, normals: made.place(network, points, normals))(mesh, None)
     assert np.linalg.norm(found.points - deform(REFERENCE.landmarks), axis=1).mean() < after + 3
     assert set(found.seconds) == {"align", "network", "surface"}
 

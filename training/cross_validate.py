@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
@@ -83,11 +84,13 @@ def run(a: argparse.Namespace) -> None:
     chosen = [sets[name] for name in names]
     labels = without_rare(scheme_of(chosen, a.data.name), chosen, partial(say_note, _console)).labels
     aligned, refused = align_scans(
-        [subjects[name] for name in names], sets, labels, load_reference(), _alignments(a), workers=2
+        [subjects[name] for name in names], sets, labels, load_reference(), _alignments(a), a.unit, workers=2
     )
     # What the landmark file says cannot be tested against; a scan that is not aligned counts as refused in the tests.
     wrong = {name: str(error) for name, error in refused.items() if isinstance(error, TrainingDataError)}
     say_reasons(_console, "Left out", wrong)
+    if not aligned and refused:
+        raise ValueError(f"No scan in '{a.data}' can be used. The first: {next(iter(refused.values()))}")
     scans = {scan.subject.name: scan for scan in aligned}
     mm_per_unit = {name: scan.mm_per_unit for name, scan in scans.items()}
     names = [name for name in names if name not in wrong]
@@ -106,6 +109,7 @@ def run(a: argparse.Namespace) -> None:
         "epochs": a.epochs,
         "finetune": a.finetune.name if a.finetune else None,
         "surface": a.surface,
+        "unit": a.unit,
     }
     a.output.mkdir(parents=True, exist_ok=True)
     _check_same(a.output / "settings.json", settings)
@@ -127,7 +131,7 @@ def run(a: argparse.Namespace) -> None:
             _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
             predict = _prepare(METHODS[name], fold, subjects, scans, labels, a)
             predictions = predict_subjects(
-                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title, mm_per_unit
+                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title, mm_per_unit, a.unit
             )
             say_reasons(_console, "Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +157,9 @@ def _prepare(
     run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
-        weights = train_network(method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune)
+        weights = train_network(
+            method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune, a.unit
+        )
         return predictor_of_weights(weights, labels, a.device, a.surface)
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
@@ -192,7 +198,8 @@ def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
 def _check_same(note: Path, settings: dict[str, object]) -> None:
     """A folder holds the results of one set of settings."""
     if note.exists():
-        before = {"surface": "triangle", **json.loads(note.read_text(encoding="utf-8"))}  # the only way there was
+        # What older folders do not say went without saying.
+        before = {"surface": "triangle", "unit": None, **json.loads(note.read_text(encoding="utf-8"))}
         different = sorted(key for key in settings if before.get(key) != settings[key])
         if different:
             raise ValueError(
@@ -216,6 +223,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of each training; by default as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
     parser.add_argument("--surface", choices=SURFACES, default="triangle", help="how networks' points are put on scans")
+    parser.add_argument("--unit", choices=list(UNITS), help="unit of the scans; by default found out")
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])

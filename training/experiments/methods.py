@@ -41,7 +41,8 @@ class Prediction:
     seconds: dict[str, float]
 
 
-Predict = Callable[[TriangleMesh], Prediction]
+#: The second argument is the unit of the scan, None where it is to be found out.
+Predict = Callable[[TriangleMesh, "str | None"], Prediction]
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def train_network(
     device: str,
     threads: int,
     finetune: Path | None = None,
+    unit: str | None = None,
 ) -> Path:
     """Train in a process of its own, or go on with a run that was interrupted; returns the weights.
 
@@ -151,6 +153,7 @@ def train_network(
     command += ["--minutes", str(budget.minutes)] if budget.minutes else []
     command += ["--threads", str(threads)] if threads else []
     command += ["--finetune", str(finetune)] if finetune else []
+    command += ["--unit", unit] if unit else []
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), str(root / "PALNetLandmarks"), os.environ.get("PYTHONPATH", "")]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
@@ -169,8 +172,8 @@ def predictor_of_weights(
     known = np.array([label in row for label in labels])
     rows = [row[label] for label in labels if label in row]
 
-    def predict(mesh: TriangleMesh) -> Prediction:
-        detection = detector.detect(mesh)
+    def predict(mesh: TriangleMesh, unit: str | None) -> Prediction:
+        detection = detector.detect(mesh, unit)
         points, deviations = np.full((len(labels), 3), np.nan), np.full(len(labels), np.nan)
         points[known] = detection.points[rows] * UNITS[detection.unit]
         deviations[known] = detection.standard_deviation_mm[rows]
@@ -204,9 +207,9 @@ def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.fl
     """``place`` takes canonical vertices (n, 3) and the size of the face, and gives landmarks there."""
     reference = load_reference()
 
-    def predict(mesh: TriangleMesh) -> Prediction:
+    def predict(mesh: TriangleMesh, unit: str | None) -> Prediction:
         begun = time.perf_counter()
-        found = align_to_reference(mesh, reference)
+        found = align_to_reference(mesh, reference, unit)
         aligned = time.perf_counter()
         rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
         points = place((mesh.points * found.mm_per_unit) @ rotation.T + shift, found.face_scale)

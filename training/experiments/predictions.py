@@ -82,10 +82,11 @@ def predict_subjects(
     labels: tuple[str, ...],
     title: str,
     mm_per_unit: Mapping[str, float],
+    unit: str | None = None,
 ) -> Predictions:
     """Run a method on the scans of ``subjects``, one after the other, as each scan lies in its file (in mm).
 
-    ``mm_per_unit``: of each scan's file by name, as far as it is known.
+    ``mm_per_unit``: of each scan's file by name, as far as it is known. ``unit``: of all scans, if it was given.
     """
     count = len(labels)
     points, annotated, truth, deviations, missing, seconds = [], [], [], [], [], []
@@ -95,7 +96,7 @@ def predict_subjects(
         placed = Prediction(known, np.full(count, np.nan), np.ones(count, dtype=bool), {})
         try:
             mesh, reading = read_mesh(subject.scan)
-            placed = predict(mesh)
+            placed = predict(mesh, unit)
             placed = replace(placed, seconds={**placed.seconds, "read": reading})
         except LandmarkingError as error:
             refused[subject.name] = str(error)

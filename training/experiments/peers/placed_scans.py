@@ -46,9 +46,9 @@ def predictor_of(place: Place) -> Predict:
     """Alignment by the library, ``place``, and the nearest points of the surface."""
     reference = load_reference()
 
-    def predict(mesh: TriangleMesh) -> Prediction:
+    def predict(mesh: TriangleMesh, unit: str | None) -> Prediction:
         times = [time.perf_counter()]
-        found = align_to_reference(mesh, reference)
+        found = align_to_reference(mesh, reference, unit)
         rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
         aligned = mesh.with_points((mesh.points * found.mm_per_unit) @ rotation.T + shift)
         samples = sample_region_of_interest(aligned.with_points(aligned.points / found.face_scale), reference)
