@@ -27,6 +27,7 @@ from .face_evidence import EvidenceTarget, FaceEvidence, evidence_weights, face_
 from .icp import icp
 from .mesh import TriangleMesh
 from .outer_surface import outer_samples
+from .principal_frame import PrincipalFrame
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
@@ -120,8 +121,8 @@ def align_stepwise(
     samples = sample_surface(mesh, _DENSE_SAMPLES)
     if not len(samples.points):
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
-    centre, axes = _principal_frame(samples.points)
-    samples = replace(samples, points=(samples.points - centre) @ axes.T, normals=samples.normals @ axes.T)
+    frame = PrincipalFrame.of(samples.points)
+    samples = replace(samples, points=frame.points, normals=samples.normals @ frame.axes.T)
     units = _plausible_units(samples, mesh.name, unit)
     yield
     target = _Target.of(reference)
@@ -145,10 +146,10 @@ def align_stepwise(
     yield
     _check_alone(found, pose, target, mesh.name)
     yield
-    rotation = pose.axes[0].T @ axes
+    rotation = pose.axes[0].T @ frame.axes
     transform = np.eye(4)
     transform[:3, :3] = rotation
-    transform[:3, 3] = -pose.axes[0].T @ pose.origins[0] - rotation @ centre * mm_per_unit
+    transform[:3, 3] = -pose.axes[0].T @ pose.origins[0] - rotation @ frame.centre * mm_per_unit
     scale = float(pose.scales[0])
     _check_vertices(mesh, transform, mm_per_unit, scale, reference)
     inside_out = bool(evidence.orientation[0] < 0)
@@ -175,23 +176,6 @@ def no_face_found(name: str, fitness: float, unit: str | None) -> NotAFaceError:
         f"No face was found on '{name}' (fitness {fitness:.2f} < {LEAST_FITNESS}); "
         f"check that the scan shows a face{f' and is in {unit}' if unit else ''}."
     )
-
-
-def _principal_frame(points: Array) -> tuple[Array, Array]:
-    """Mean and principal axes (rows, right-handed) of samples (k, 3), each axis pointing to the longer tail.
-
-    Everything after works in this frame, so that the grids and thresholds of the search meet a scan the same way
-    whatever its pose in the file: two poses of one scan end within rounding of each other.
-    """
-    centre = points.mean(axis=0)
-    offset = points - centre
-    axes = np.linalg.eigh(offset.T @ offset)[1].T
-    along = offset @ axes.T
-    skewness = (along**3).mean(axis=0) / (along**2).mean(axis=0) ** 1.5
-    axes = axes * np.where(skewness < 0, -1.0, 1.0)[:, None]
-    if np.linalg.det(axes) < 0:
-        axes[np.argmin(np.abs(skewness))] *= -1
-    return centre, axes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -24,13 +25,14 @@ TARGET_MM = 0.1
 def measure_repeatability(settings: Settings) -> list[Row]:
     """Random poses of the bundled sample and, where there is one, of a real photogrammetry scan.
 
-    Each as it is, in double precision, and as files store it: rounded to single precision in its new place.
+    Each as it is, in double precision, and as other software may store it: rounded to single precision in its new
+    place, with its vertices, triangles and their corners in another order.
     """
     paths = [resource_path("SampleScan.ply"), settings.scans / "meshmonk_demo.ply"]
     rows = []
     for path in (path for path in paths if path.exists()):
-        for stored, how in ((False, path.stem), (True, f"{path.stem}, rounded to single precision in each pose")):
-            work = partial(detect_in_pose, path=path, seed=settings.seed, weights=settings.weights, stored=stored)
+        for anew, how in ((False, path.stem), (True, f"{path.stem}, listed anew in single precision in each pose")):
+            work = partial(detect_in_pose, path=path, seed=settings.seed, weights=settings.weights, listed_anew=anew)
             found = spread_work(work, range(settings.poses), settings.workers, f"poses of {how}")
             rows.append(repeatability_row(how, [points for points in found if points is not None], len(found)))
     return rows
@@ -65,14 +67,14 @@ def detect_in_pose(
     path: Path,
     seed: int,
     weights: Optional[Path],  # noqa: UP045
-    stored: bool = False,
+    listed_anew: bool = False,
 ) -> Optional[Array]:  # noqa: UP045
     """Landmarks (L, 3) of the scan in pose ``index``, brought back to the file's frame, mm; ``None`` if refused."""
     mesh = read_scan(path)
     rng = np.random.default_rng([seed, index])
     turned, rotation, shift = in_random_pose(mesh, rng)
-    if stored:
-        turned = turned.with_points(turned.points.astype(np.float32).astype(np.float64))
+    if listed_anew:
+        turned = listed_otherwise(turned.with_points(turned.points.astype(np.float32).astype(np.float64)), rng)
     try:
         detection = detector(weights).detect(turned)
     except LandmarkingError:
@@ -85,3 +87,15 @@ def in_random_pose(mesh: TriangleMesh, rng: np.random.Generator) -> tuple[Triang
     rotation = Rotation.random(random_state=rng).as_matrix()
     shift = rng.normal(0, 2, 3) * np.ptp(mesh.points, axis=0).max()
     return mesh.with_points(mesh.points @ rotation.T + shift), rotation, shift
+
+
+def listed_otherwise(mesh: TriangleMesh, rng: np.random.Generator) -> TriangleMesh:
+    """The same surface with other orders of its vertices, its triangles, and their corners."""
+    order = rng.permutation(len(mesh.points))
+    triangles = np.argsort(order)[mesh.triangles[rng.permutation(len(mesh.triangles))]]
+    first = rng.integers(0, 3, (len(triangles), 1))
+    return replace(
+        mesh,
+        points=mesh.points[order],
+        triangles=np.take_along_axis(triangles, (first + np.arange(3)) % 3, axis=1),
+    )
