@@ -1,0 +1,162 @@
+"""Who is trained, validated and tested on: a pool of prepared scans, or a laboratory's scans with landmark files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.reference import ReferenceFace
+from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
+from rich.console import Console
+
+from .aligned_scans import AlignedScan, align_scans
+from .finetuning import scheme_to_finetune
+from .folder import (
+    TrainingDataError,
+    find_subjects,
+    read_landmark_files,
+    shared_subjects,
+    split_names,
+    twins,
+)
+from .messages import progress, say_note, say_reasons
+from .training_scheme import read_scheme, scheme_of, without_rare
+
+#: How the files of a pool end (``training.cohort`` makes them).
+PREPARED = ".prepared.npz"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the subjects of each split come from: ``folders[split]``, and ``files`` (prepared scans) or ``scans``."""
+
+    folders: dict[str, Path]
+    files: dict[str, list[Path]]
+    scans: dict[str, list[AlignedScan]]
+    scheme: LandmarkScheme
+    left_out: dict[str, str]
+
+    @property
+    def splits(self) -> dict[str, list[str]]:
+        """The names of the subjects in each split."""
+        if self.scans:
+            return {split: [scan.subject.name for scan in scans] for split, scans in self.scans.items()}
+        return {split: [file.name for file in files] for split, files in self.files.items()}
+
+
+def open_source(
+    config: dict[str, Any], seed: int, reference: ReferenceFace, a: argparse.Namespace, console: Console
+) -> Source:
+    """Find the subjects of each split, as the options ``a`` of ``training.train`` say.
+
+    Raises
+    ------
+    TrainingDataError
+        If a split has no subject that can be used.
+    """
+    folders = {"training": a.data, "validation": a.validation or a.data, "test": a.test or a.data}
+    if a.validation and not a.test:
+        del folders["test"]  # all of --data is for training then
+    shares = {"validation": 0.15, "test": 0.15, **config.get("split", {})}
+    for split in ("validation", "test"):
+        if folders.get(split) != a.data:
+            shares[split] = 0.0
+    if shares["validation"] <= 0 and not a.validation:
+        raise TrainingDataError("Without a share of the subjects for validation, name a folder by --validation.")
+    if any(a.data.glob(f"*{PREPARED}")):
+        return _open_pool(folders, shares, seed, a)
+    return _open_scans(folders, shares, seed, reference, a, console)
+
+
+def _open_pool(folders: dict[str, Path], shares: dict[str, float], seed: int, a: argparse.Namespace) -> Source:
+    scheme = read_scheme(a.scheme) if a.scheme else load_scheme()
+    files = {split: sorted(folder.glob(f"*{PREPARED}")) for split, folder in folders.items() if folder != a.data}
+    own = {file.name: file for file in sorted(a.data.glob(f"*{PREPARED}"))}
+    if shares["validation"] or shares["test"]:
+        for split, names in split_names(list(own), shares["validation"], shares["test"], seed).items():
+            files.setdefault(split, [own[name] for name in names])
+    files.setdefault("training", list(own.values()))
+    files["training"] = files["training"][: a.limit]
+    if not files["validation"]:
+        raise TrainingDataError(f"'{a.validation}' holds no prepared scans ({PREPARED}).")
+    return Source(folders, files, {}, scheme, {})
+
+
+def _open_scans(
+    folders: dict[str, Path],
+    shares: dict[str, float],
+    seed: int,
+    reference: ReferenceFace,
+    a: argparse.Namespace,
+    console: Console,
+) -> Source:
+    subjects, sets, left_out = {}, {}, {}
+    for folder in dict.fromkeys(folders.values()):
+        subjects[folder], apart = find_subjects(folder)
+        sets[folder], unreadable = read_landmark_files(subjects[folder])
+        leave_out(left_out, {**apart, **unreadable}, console)
+    own = list(sets[a.data])
+    for first, second in twins(sets[a.data]):
+        say_note(
+            console,
+            f"{first} and {second} have the same landmarks and may end on two sides of the split; keep one of them.",
+        )
+    names = split_names(own, shares["validation"], shares["test"], seed)
+    names["training"] = names["training"][: a.limit]
+    for split, folder in folders.items():
+        if folder != a.data:
+            names[split] = list(sets[folder])
+            shared = shared_subjects(sets[a.data], sets[folder])
+            if shared:
+                say_note(
+                    console,
+                    f"{len(shared)} scans of '{folder}' are in '{a.data}', too ({shared[0]}, ...), so their errors say "
+                    "little of other people; take them out of one of the folders.",
+                )
+    training = [sets[a.data][name] for name in names["training"]]
+    scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
+    warn = partial(say_note, console)
+    # Weights to go on with keep what they know of landmarks that the laboratory does not place.
+    whole = None
+    if a.finetune and not a.scheme:
+        whole = scheme_to_finetune(a.finetune, scheme.labels, warn)
+    scheme = whole or without_rare(scheme, training, warn)
+    scans: dict[str, list[AlignedScan]] = {}
+    with progress(console, "align", sum(len(names[split]) for split in folders)) as advance:
+        for split, folder in folders.items():
+            chosen = [subject for subject in subjects[folder] if subject.name in set(names[split])]
+            cache = a.alignments or a.output / "alignments" / (split if folder != a.data else "data")
+            scans[split], refused = align_scans(
+                chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
+            )
+            leave_out(left_out, {name: str(error) for name, error in refused.items()}, console)
+    for split in ("training", "validation"):
+        if not scans[split]:
+            reasons = "; ".join(left_out.values())
+            raise TrainingDataError(f"No scan of the {split} split can be used: {reasons}")
+    kept = whole or without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
+    if kept is not scheme:  # its only subjects were refused
+        chosen = [scheme.labels.index(label) for label in kept.labels]
+        for split in scans:
+            scans[split] = [_with_landmarks(scan, chosen) for scan in scans[split]]
+    return Source(folders, {}, scans, kept, left_out)
+
+
+def leave_out(left_out: dict[str, str], reasons: Mapping[str, str], console: Console) -> None:
+    """Note who is left out, and say it at once: what follows may fail for want of subjects."""
+    new = {name: reason for name, reason in reasons.items() if left_out.get(name) != reason}
+    left_out.update(new)
+    say_reasons(console, "Left out", new)
+
+
+def _as_set(scan: AlignedScan, scheme: LandmarkScheme) -> LandmarkSet:
+    return LandmarkSet(scheme.labels, scan.landmarks)
+
+
+def _with_landmarks(scan: AlignedScan, chosen: list[int]) -> AlignedScan:
+    return replace(scan, landmarks=scan.landmarks[chosen])
