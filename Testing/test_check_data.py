@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("torch", reason="the trainer's packages are not installed: pip install -e '.[training,test]'")
 
 from PALNetLandmarksLib.detector import LandmarkDetector
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 
 from training import check_data

@@ -19,7 +19,8 @@ from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.device import DEVICES
 from PALNetLandmarksLib.errors import NotAFaceError, WeightsError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference

@@ -15,7 +15,8 @@ pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from scipy.spatial.transform import Rotation

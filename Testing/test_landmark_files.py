@@ -15,14 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PALNetLandmarksLib.errors import OutputError
-from PALNetLandmarksLib.landmark_files import (
-    LandmarkSet,
-    UnreadableLandmarksError,
-    read_landmarks,
-    write_atomically,
-    write_landmarks,
-)
+from PALNetLandmarksLib.atomic_file import write_atomically
+from PALNetLandmarksLib.errors import OutputError, UnreadableLandmarksError
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.scheme import load_scheme
 

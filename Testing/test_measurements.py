@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PALNetLandmarksLib.errors import OutputError, UnknownUnitError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, write_landmarks
+from PALNetLandmarksLib.errors import OutputError, UnknownUnitError, UnreadableLandmarksError
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.measurements import (
     angles,
     check_sides,

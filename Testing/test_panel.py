@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import harness
 from PALNetLandmarksLib.certainty import certainty_class
 from PALNetLandmarksLib.detector import LandmarkDetector
-from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 
 MODULE = Path(__file__).resolve().parents[1] / "PALNetLandmarks"

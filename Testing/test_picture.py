@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PALNetLandmarksLib import picture
 from PALNetLandmarksLib.certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
+from PALNetLandmarksLib.drawn_surface import MOST_TRIANGLES
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.picture import render_detection
+from PALNetLandmarksLib.rasterise import rasterise
 from PIL import Image
 
 # On the egg: tip of the nose, forehead, both "ears", the back of the head.
@@ -186,7 +188,7 @@ def test_odd_detections_still_give_a_picture_of_bounded_size(change, make_head, 
 
 def test_dense_scans_are_thinned_without_changing_what_is_seen(make_head, tmp_path):
     coarse, dense = make_head(), make_head(400, 620)
-    assert len(dense.triangles) > picture.MOST_TRIANGLES
+    assert len(dense.triangles) > MOST_TRIANGLES
     a, b = draw(coarse, Drawable(), tmp_path / "a.png"), draw(dense, Drawable(), tmp_path / "b.png")
     assert a.shape == b.shape
     assert np.median(np.abs(a - b)) <= 2
@@ -251,9 +253,7 @@ def test_rasteriser_agrees_with_barycentric_coordinates(seed, count, spread):
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     corners = corners[np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) > 1.0]
     triangles = np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3)
-    depth, shade = picture._rasterise(
-        corners.reshape(-1, 3), triangles, corners.reshape(-1, 3)[:, 2] * np.float32(2), (24, 30)
-    )
+    depth, shade = rasterise(corners.reshape(-1, 3), triangles, corners.reshape(-1, 3)[:, 2] * np.float32(2), (24, 30))
     expected = brute_force(corners.astype(float), (24, 30))
     covered = np.isfinite(depth) & np.isfinite(expected)
     # Only pixels on an edge may be decided differently.
@@ -280,3 +280,9 @@ def test_labels_with_room_stay_at_their_points():
     assert picture._spread(np.array([10.0, 30.0, 50.0]), 12, 0, 100) == pytest.approx([10, 30, 50])
     # Two that collide move apart by the same amount.
     assert picture._spread(np.array([40.0, 44.0]), 12, 0, 100) == pytest.approx([36, 48])
+
+
+def test_fonts_are_asked_for_their_letters():
+    font = picture._font(12)
+    assert picture._has_letters(font, "anna 1.ply") and not picture._has_letters(font, "王小明")
+    assert picture._font(12, "王小明.ply") is not None

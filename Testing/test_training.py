@@ -18,7 +18,8 @@ pytest.importorskip("numba", reason="numba (extra 'training') is not installed")
 
 from PALNetLandmarksLib.detector import LandmarkDetector  # noqa: E402
 from PALNetLandmarksLib.errors import LandmarkingError  # noqa: E402
-from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks, write_landmarks  # noqa: E402
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks  # noqa: E402
+from PALNetLandmarksLib.landmark_set import LandmarkSet  # noqa: E402
 from PALNetLandmarksLib.mesh import TriangleMesh  # noqa: E402
 from PALNetLandmarksLib.reference import load_reference  # noqa: E402
 from PALNetLandmarksLib.scheme import load_scheme  # noqa: E402

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import DOUBTFUL_FITNESS, LEAST_FITNESS, align_stepwise, no_face_found
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan

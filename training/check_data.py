@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme

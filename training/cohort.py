@@ -21,7 +21,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.reference import load_reference
 from rich.progress import track

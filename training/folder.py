@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, read_landmarks
+from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import SUPPORTED_SUFFIXES
 
 LANDMARK_SUFFIXES = (".mrk.json", ".json", ".fcsv", ".csv", ".txt")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from rich.console import Console

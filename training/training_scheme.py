@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.landmark_files import LandmarkSet
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.scheme import Landmark, LandmarkScheme, load_scheme
 from scipy.spatial import cKDTree

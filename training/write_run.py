@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.weights import WeightsFile, load_weights
 from rich.console import Console

@@ -32,7 +32,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from .detection import Detection
     from .detector import LandmarkDetector
-    from .landmark_files import LandmarkSet
+    from .landmark_set import LandmarkSet
     from .measurements import MeasuredValue
     from .mesh import TriangleMesh
 
@@ -525,7 +525,7 @@ def _move_together(made: Sequence[Path], targets: Sequence[Path], temporary: Pat
 def _landmark_set(detection: "Detection") -> "LandmarkSet":
     import numpy as np
 
-    from .landmark_files import LandmarkSet
+    from .landmark_set import LandmarkSet
     from .scheme import load_scheme
 
     names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}

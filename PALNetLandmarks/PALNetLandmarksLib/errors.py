@@ -11,6 +11,10 @@ class UnreadableScanError(LandmarkingError):
     """The file is missing, empty, truncated, of an unknown kind, or holds no usable surface."""
 
 
+class UnreadableLandmarksError(LandmarkingError):
+    """A landmark file is missing, damaged, or of an unknown kind."""
+
+
 class NotAFaceError(LandmarkingError):
     """The surface was read, but no single face could be found on it with enough certainty."""
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import UNITS
-from .errors import OutputError, UnknownUnitError
-from .landmark_files import LandmarkSet, UnreadableLandmarksError, write_atomically
+from .atomic_file import write_atomically
+from .errors import OutputError, UnknownUnitError, UnreadableLandmarksError
+from .landmark_set import LandmarkSet
 from .procrustes import fit_similarity
 from .reference import ReferenceFace
 from .resources import resource_path

@@ -7,7 +7,8 @@ detection give the same picture on every run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 
 from .align import UNITS
 from .certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
+from .drawn_surface import DrawnSurface, surface_to_draw
 from .mesh import TriangleMesh
+from .rasterise import rasterise
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -31,11 +34,12 @@ MARGIN_MM = ((14.0, 14.0), (14.0, 34.0), (18.0, 20.0))
 HIDDEN_BELOW_MM = 6.0
 #: A point this far beyond the middle of the face belongs to the other side's view, even if nothing hides it.
 OTHER_SIDE_BEYOND_MM = 15.0
-#: Above this many triangles the drawn surface is thinned to cells of THINNING_CELL_MM.
-MOST_TRIANGLES = 400_000
-THINNING_CELL_MM = 0.8
-#: Work is cut into pieces of this many triangles or pixels, which bounds memory.
-CHUNK = 1 << 19
+#: For names beyond ASCII, in this order: of Linux, Windows and macOS; the later ones are Chinese, Japanese and Korean.
+SYSTEM_FONTS = (
+    *("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf"),
+    *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf"),
+    *("msyh.ttc", "meiryo.ttc", "malgun.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc"),
+)
 
 PAGE = (255, 255, 255)
 BACKDROP = np.array([233, 237, 241], dtype=np.float32)
@@ -106,17 +110,13 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     """
     to_canonical = np.array(detection.rigid_transform, dtype=np.float64)
     to_canonical[:3, :3] *= UNITS[detection.unit]
-    landmarks = _transformed(np.asarray(detection.points, dtype=np.float64), to_canonical)
+    landmarks = np.asarray(detection.points, dtype=np.float64) @ to_canonical[:3, :3].T + to_canonical[:3, 3]
     drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
     box = _region_to_draw(landmarks[drawn])
-    surface = _surface_to_draw(mesh, to_canonical, box)
+    surface = surface_to_draw(mesh, to_canonical, box)
     panels, shown = zip(*(_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS))
     hidden = np.setdiff1d(drawn, np.concatenate(shown))
     _compose(panels, hidden, detection).save(path, format="PNG", compress_level=4)
-
-
-def _transformed(points: NDArray[np.float64], transform: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points @ transform[:3, :3].T + transform[:3, 3]
 
 
 def _region_to_draw(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,195 +131,9 @@ def _region_to_draw(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return box + np.array([0.5, -0.5])[:, None] * excess
 
 
-@dataclass(frozen=True)
-class _Surface:
-    """Canonical points (n, 3) in mm, triangles (m, 3), and outward unit normals (n, 3), single precision."""
-
-    points: NDArray[np.float32]
-    triangles: NDArray[np.int32]
-    normals: NDArray[np.float32]
-
-
-def _surface_to_draw(mesh: TriangleMesh, to_canonical: NDArray[np.float64], box: NDArray[np.float64]) -> _Surface:
-    """The part of the scan that can be seen in any view, thinned if it has more triangles than pixels can show."""
-    points = _transformed(mesh.points, to_canonical).astype(np.float32)
-    # Every view shows the region's whole height, and what lies beside the face (a chair, a second person) must not hide
-    # it; how far the scan reaches forwards and backwards doesn't matter.
-    beyond = np.array([60.0, np.inf, 5.0])
-    lower, upper = (box + np.array([-beyond, beyond])).astype(np.float32)
-    near = ((points > lower) & (points < upper)).all(axis=1)
-    kept = [piece[near[piece].any(axis=1)] for piece in _pieces(mesh.triangles)]
-    triangles = np.concatenate([piece.astype(np.int32) for piece in kept]) if kept else np.empty((0, 3), np.int32)
-    if len(triangles) > MOST_TRIANGLES:
-        points, triangles = _thinned(points, triangles)
-    else:
-        points, triangles = _compacted(points, triangles)
-    normals = _vertex_normals(points, triangles)
-    # An inside-out scan is shaded like any other: on the front of a face more normals point forwards than backwards.
-    facing = normals[points[:, 1] < box[:, 1].mean(), 1]
-    if facing.sum() > 0:
-        normals = -normals
-    return _Surface(points, triangles, normals)
-
-
-def _pieces(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for start in range(0, len(rows), CHUNK):
-        yield rows[start : start + CHUNK]
-
-
-def _compacted(
-    points: NDArray[np.float32], triangles: NDArray[np.int32]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Only the points that the triangles use."""
-    used = np.zeros(len(points), dtype=bool)
-    used[triangles] = True
-    return points[used], (np.cumsum(used, dtype=np.int32) - 1)[triangles]
-
-
-def _thinned(
-    points: NDArray[np.float32], triangles: NDArray[np.int32]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Vertex clustering: the points of each cell become their mean, triangles within a cell vanish."""
-    points, triangles = _compacted(points, triangles)
-    cell = np.floor((points - points.min(axis=0)) / THINNING_CELL_MM).astype(np.int64)
-    size = cell.max(axis=0) + 1
-    key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
-    _, cluster, count = np.unique(key, return_inverse=True, return_counts=True)
-    cluster = cluster.reshape(-1).astype(np.int32)
-    means = np.stack([np.bincount(cluster, weights=points[:, axis]) / count for axis in range(3)], axis=1)
-    remapped = []
-    for piece in _pieces(triangles):
-        piece = cluster[piece]
-        spans = (piece[:, 0] != piece[:, 1]) & (piece[:, 1] != piece[:, 2]) & (piece[:, 2] != piece[:, 0])
-        remapped.append(piece[spans])
-    return means.astype(np.float32), np.concatenate(remapped)
-
-
-def _vertex_normals(points: NDArray[np.float32], triangles: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Area-weighted unit normals (n, 3), in pieces."""
-    total = np.zeros((3, len(points)))
-    for piece in _pieces(triangles):
-        first = points[piece[:, 0]]
-        cross = np.cross(points[piece[:, 1]] - first, points[piece[:, 2]] - first)
-        for axis in range(3):
-            for corner in range(3):
-                total[axis] += np.bincount(piece[:, corner], weights=cross[:, axis], minlength=len(points))
-    length = np.maximum(np.sqrt((total**2).sum(axis=0)), np.finfo(np.float32).tiny)
-    return (total / length).T.astype(np.float32)
-
-
-def _rasterise(
-    position: NDArray[np.float32], triangles: NDArray[np.int32], shade: NDArray[np.float32], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Z-buffer rendering of triangles with linearly interpolated shade.
-
-    Parameters
-    ----------
-    position : (n, 3) column and row in pixels (pixel centres at whole numbers) and depth, larger is nearer.
-    triangles : (m, 3) indices into ``position``.
-    shade : (n,) the value to interpolate.
-    size : (height, width) of the picture.
-
-    Returns
-    -------
-    depth and shade, both (height, width); depth is -inf where there is no surface.
-    """
-    height, width = size
-    depth_buffer = np.full(height * width, -np.inf, dtype=np.float32)
-    shade_buffer = np.zeros(height * width, dtype=np.float32)
-    for piece in _pieces(triangles):
-        corner = position[piece]
-        # Rows from the highest corner to the lowest; sorting the corners makes the first-to-last edge the long one.
-        order = np.argsort(corner[:, :, 1], axis=1)
-        corner = np.take_along_axis(corner, order[:, :, None], axis=1)
-        value = np.take_along_axis(shade[piece], order, axis=1)
-        first_row = np.maximum(np.ceil(corner[:, 0, 1]), 0)
-        last_row = np.minimum(np.floor(corner[:, 2, 1]), height - 1)
-        edge, other = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-        determinant = edge[:, 0] * other[:, 1] - edge[:, 1] * other[:, 0]
-        seen = (last_row >= first_row) & (np.abs(determinant) > 1e-6)
-        seen &= (corner[:, :, 0].max(axis=1) >= 0) & (corner[:, :, 0].min(axis=1) <= width - 1)
-        if not seen.any():
-            continue
-        corner, value, edge, other = corner[seen], value[seen], edge[seen], other[seen]
-        determinant, first_row = determinant[seen], first_row[seen].astype(np.int32)
-        row_count = last_row[seen].astype(np.int32) - first_row + 1
-        # Depth and shade are planes over the picture: slopes along columns and rows.
-        rise = np.stack([np.stack([edge[:, 2], other[:, 2]], 1), value[:, 1:] - value[:, :1]])
-        slope_column = ((rise[:, :, 0] * other[:, 1] - rise[:, :, 1] * edge[:, 1]) / determinant).astype(np.float32)
-        slope_row = ((rise[:, :, 1] * edge[:, 0] - rise[:, :, 0] * other[:, 0]) / determinant).astype(np.float32)
-
-        # One span of pixels per triangle and row, between the long edge and the upper or the lower short edge.
-        long, upper, lower = (_inverse_slope(corner[:, i], corner[:, j]) for i, j in ((0, 2), (0, 1), (1, 2)))
-        triangle = np.repeat(np.arange(len(corner), dtype=np.int32), row_count)
-        row = _counting(row_count) + first_row[triangle]
-        column_a, row_a = corner[:, 0, 0][triangle], corner[:, 0, 1][triangle]
-        row_b = corner[:, 1, 1][triangle]
-        along = (row - row_a).astype(np.float32)
-        in_upper = row < row_b
-        at_long = column_a + along * long[triangle]
-        at_short = np.where(
-            in_upper,
-            column_a + along * upper[triangle],
-            corner[:, 1, 0][triangle] + (row - row_b).astype(np.float32) * lower[triangle],
-        )
-        first_column = np.maximum(np.ceil(np.minimum(at_long, at_short)), 0).astype(np.int32)
-        last_column = np.minimum(np.floor(np.maximum(at_long, at_short)), width - 1).astype(np.int32)
-        filled = np.flatnonzero(last_column >= first_column)
-        triangle, row, along, first_column = triangle[filled], row[filled], along[filled], first_column[filled]
-        pixel_count = last_column[filled] - first_column + 1
-        start_pixel = row * width + first_column
-        across = (first_column - column_a[filled]).astype(np.float32)
-        depth_step, shade_step = slope_column[0][triangle], slope_column[1][triangle]
-        start_depth = corner[:, 0, 2][triangle] + across * depth_step + along * slope_row[0][triangle]
-        start_shade = value[:, 0][triangle] + across * shade_step + along * slope_row[1][triangle]
-        for spans in _batches(pixel_count):
-            counts = pixel_count[spans]
-            step = _counting(counts)
-            pixel = np.repeat(start_pixel[spans], counts) + step
-            depth = np.repeat(depth_step[spans], counts)
-            depth *= step
-            depth += np.repeat(start_depth[spans], counts)
-            # Assignment to a repeated pixel keeps the last value, not the nearest: repeat with what is nearer still.
-            nearer = np.flatnonzero(depth > depth_buffer[pixel])
-            pixel, depth, candidates = pixel[nearer], depth[nearer], np.arange(len(nearer))
-            while len(candidates):
-                depth_buffer[pixel[candidates]] = depth[candidates]
-                candidates = candidates[depth[candidates] > depth_buffer[pixel[candidates]]]
-            front = np.flatnonzero(depth == depth_buffer[pixel])
-            shown = nearer[front]
-            span = spans.start + np.repeat(np.arange(len(counts), dtype=np.int32), counts)[shown]
-            shade_buffer[pixel[front]] = start_shade[span] + step[shown] * shade_step[span]
-    return depth_buffer.reshape(size), shade_buffer.reshape(size)
-
-
-def _inverse_slope(upper: NDArray[np.float32], lower: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Columns per row along edges from ``upper`` (m, 3) down to ``lower``; 0 for level edges, which span no rows."""
-    rows = lower[:, 1] - upper[:, 1]
-    slope = (lower[:, 0] - upper[:, 0]) / np.where(rows > 0, rows, np.inf)
-    return slope.astype(np.float32)
-
-
-def _counting(counts: NDArray[np.int32]) -> NDArray[np.int32]:
-    """0 .. count - 1 for each count, one after the other."""
-    ends = np.cumsum(counts, dtype=np.int32)
-    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int32) - np.repeat(ends - counts, counts)
-
-
-def _batches(counts: NDArray[np.int32]) -> Iterator[slice]:
-    """Slices of consecutive entries whose counts add up to about CHUNK."""
-    ends = np.cumsum(counts, dtype=np.int64)
-    start = 0
-    while start < len(counts):
-        before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + CHUNK, side="right")))
-        yield slice(start, stop)
-        start = stop
-
-
 def _draw_panel(
     view: _View,
-    surface: _Surface,
+    surface: DrawnSurface,
     box: NDArray[np.float64],
     landmarks: NDArray[np.float64],
     drawn: NDArray[np.intp],
@@ -348,7 +162,7 @@ def _draw_panel(
     position = to_picture(surface.points)
     facing, facing_up = surface.normals @ towards, surface.normals[:, 2]
     shade = np.where(facing >= 0, 0.30 + 0.62 * facing + 0.10 * facing_up, -0.45 + 0.30 * facing).astype(np.float32)
-    depth, shade = _rasterise(position, surface.triangles, shade, (height, width))
+    depth, shade = rasterise(position, surface.triangles, shade, (height, width))
     picture = Image.fromarray(_colour_numbers(shade, np.isfinite(depth)))
     picture.putpalette(_palette())
 
@@ -506,16 +320,23 @@ def _compose(panels: Sequence[Image.Image], hidden: NDArray[np.intp], detection:
 
 
 def _font(size: float, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow carries, so that pictures look alike everywhere; a system font for names beyond ASCII."""
+    """The font that Pillow carries, so that pictures look alike everywhere; for ``text`` beyond ASCII a system font, if
+    there is one with these letters."""
     from PIL import ImageFont
 
-    if not text.isascii():
-        for name in ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"):
-            try:
-                return ImageFont.truetype(name, size * SUPERSAMPLING)
-            except OSError:
-                continue
-    return ImageFont.load_default(size * SUPERSAMPLING)
+    found = []
+    for name in () if text.isascii() else SYSTEM_FONTS:
+        with contextlib.suppress(OSError):
+            font = ImageFont.truetype(name, size * SUPERSAMPLING)
+            if _has_letters(font, text):
+                return font
+            found.append(font)
+    return found[0] if found else ImageFont.load_default(size * SUPERSAMPLING)
+
+
+def _has_letters(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    unknown = bytes(font.getmask("\U0010ffff"))  # no letter
+    return all(bytes(font.getmask(letter)) != unknown for letter in set(text) if not letter.isspace())
 
 
 def _wrapped(text: str, font: Any, width: float) -> list[str]:

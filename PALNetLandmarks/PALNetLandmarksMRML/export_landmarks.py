@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.errors import OutputError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.landmark_states import CORRECTED, DETECTED
 from PALNetLandmarksLib.scheme import load_scheme
 

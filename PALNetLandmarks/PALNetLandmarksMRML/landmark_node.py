@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detection import Detection
-from PALNetLandmarksLib.landmark_files import LandmarkSet, description
+from PALNetLandmarksLib.landmark_formats.fields import description
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.landmark_states import CORRECTED, PlacedLandmarks
 from PALNetLandmarksLib.scheme import load_scheme
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
-from PALNetLandmarksLib.landmark_files import LandmarkSet, UnreadableLandmarksError, read_landmarks
+from PALNetLandmarksLib.errors import UnreadableLandmarksError
+from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.measurements import ENOUGH_FOR_A_UNIT, check_sides, unit_of_landmarks
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme

@@ -10,7 +10,8 @@ from typing import Any, Optional
 import numpy as np
 from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import LandmarkSet, write_landmarks
+from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.picture import render_detection
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
