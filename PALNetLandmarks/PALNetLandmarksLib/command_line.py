@@ -10,7 +10,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,9 +31,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from .detection import Detection
     from .detector import LandmarkDetector
-    from .landmark_set import LandmarkSet
     from .measurements import MeasuredValue
-    from .mesh import TriangleMesh
 
 #: What the files are called in messages, by the end of their names.
 _FILE_KINDS = {".json": "landmarks", ".csv": "table", ".png": "picture"}
@@ -431,6 +428,7 @@ def _detect_one(
 ) -> _Result:
     """Read, detect and write one scan; whatever goes wrong becomes a sentence."""
     from .read_scan import read_scan
+    from .write_results import write_results
 
     try:
         start = time.perf_counter()
@@ -438,7 +436,7 @@ def _detect_one(
         read = time.perf_counter()
         detection = detector.detect(mesh, unit=unit)
         detected = time.perf_counter()
-        files = _write(scan.stem, _output_folder(scan, output), suffixes, mesh, detection, overwrite)
+        files = write_results(scan.stem, _output_folder(scan, output), suffixes, mesh, detection, overwrite)
         written = time.perf_counter()
     except LandmarkingError as error:
         return _Result(scan, error=str(error))
@@ -450,92 +448,6 @@ def _detect_one(
     seconds = {"read": 0.0, **detection.seconds, "write": written - detected}
     seconds["read"] += read - start
     return _Result(scan, detection, files, tuple(seconds.items()))
-
-
-def _write(
-    stem: str, folder: Path, suffixes: Sequence[str], mesh: "TriangleMesh", detection: "Detection", overwrite: bool
-) -> tuple[Path, ...]:
-    """Write all files or none: they are made in a hidden folder beside their place and moved when complete.
-
-    Landmarks that stand there already may have been corrected by hand: unless they are the same, or ``overwrite`` says
-    so, they are not replaced. Nor is a picture without landmarks beside it: it may be the scan's texture.
-    """
-    from .landmark_files import write_landmarks
-
-    landmarks = _landmark_set(detection)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".palnet-", dir=folder) as temporary:
-            made = [Path(temporary) / f"{stem}{suffix}" for suffix in suffixes]
-            for path in made:
-                if path.suffix == ".png":
-                    from .picture import render_detection
-
-                    render_detection(mesh, detection, path)
-                else:
-                    write_landmarks(path, landmarks)
-            targets = [folder / path.name for path in made]
-            occupied = next((target for target in targets if target.is_dir()), None)
-            if occupied is not None:
-                raise OutputError(
-                    f"'{occupied}' cannot be written because it is a folder; move it or choose another -o."
-                )
-            detected = any((folder / f"{stem}{suffix}").exists() for suffix in (".mrk.json", ".fcsv", ".csv"))
-            for path, target in zip(made, targets):
-                if overwrite or not target.exists() or (path.suffix == ".png" and detected):
-                    continue
-                if path.suffix == ".png":
-                    raise OutputError(
-                        f"'{target}' exists already and may be the scan's texture; choose another folder with -o, or "
-                        "add --overwrite to replace it."
-                    )
-                if target.read_bytes() != path.read_bytes():
-                    raise OutputError(
-                        f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
-                        "another folder with -o, or add --overwrite to replace it."
-                    )
-            _move_together(made, targets, Path(temporary))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"The results for '{detection.scan_name}' cannot be written to '{folder}' ({reason}); "
-            "choose another folder with -o or free some space."
-        ) from error
-    return tuple(targets)
-
-
-def _move_together(made: Sequence[Path], targets: Sequence[Path], temporary: Path) -> None:
-    """Put files in their places, all of them or none; what was there before goes only when all stand."""
-    done: list[tuple[Path, Optional[Path]]] = []
-    try:
-        for path, target in zip(made, targets):
-            before = temporary / f"before-{target.name}" if target.exists() else None
-            if before is not None:
-                target.replace(before)
-            done.append((target, before))
-            path.replace(target)
-    except OSError:
-        for target, before in done:
-            target.unlink(missing_ok=True)
-            if before is not None:
-                before.replace(target)
-        raise
-
-
-def _landmark_set(detection: "Detection") -> "LandmarkSet":
-    import numpy as np
-
-    from .landmark_set import LandmarkSet
-    from .scheme import load_scheme
-
-    names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
-    return LandmarkSet(
-        labels=detection.labels,
-        points=np.where(detection.missing[:, None], np.nan, detection.points),
-        coordinate_system=detection.coordinate_system,
-        names=tuple(names.get(label, "") for label in detection.labels),
-        standard_deviation_mm=detection.standard_deviation_mm,
-    )
 
 
 def _missing(detection: "Detection") -> list[str]:
