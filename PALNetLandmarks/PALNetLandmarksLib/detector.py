@@ -128,7 +128,7 @@ class LandmarkDetector:
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
         aligned = TriangleMesh(
             (mesh.points * alignment.mm_per_unit) @ rotation.T + translation,
-            mesh.triangles[:, ::-1] if alignment.inside_out else mesh.triangles,
+            mesh.triangles[:, [0, 2, 1]] if alignment.inside_out else mesh.triangles,
             mesh.name,
         )
         stopwatch.lap("align")
