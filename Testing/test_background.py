@@ -58,6 +58,26 @@ def test_cancel_answers_at_once_and_ends_the_process(sample: TriangleMesh) -> No
     assert processes[0].wait(timeout=20) == 3
 
 
+def test_a_cancel_after_the_work_leaves_nothing_behind(sample: TriangleMesh) -> None:
+    started: list[list[str]] = []
+
+    def launch(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
+        started.append(list(arguments))
+        # As if its libraries took a second to be torn down.
+        program = "from PALNetLandmarksLib import background; import time; background.main(); time.sleep(1)"
+        return start_process([arguments[0], "-c", program, arguments[-1]], changes)
+
+    steps = detect_in_background(sample.points, sample.triangles, Job("anna", device="cpu"), launch)
+    while not started or not (Path(started[0][-1]) / "detection.npz").exists():
+        next(steps)
+    time.sleep(0.3)
+    steps.close()
+    give_up = time.perf_counter() + 20
+    while Path(started[0][-1]).exists():
+        assert time.perf_counter() < give_up
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     "work",
     [

@@ -247,10 +247,8 @@ def test_inside_out_scan_is_accepted_with_a_warning(
     other = detector.detect(inverted)
     assert any("inside-out" in warning for warning in other.warnings)
     assert not any("inside-out" in warning for warning in found.warnings)
-    # The corners of the triangles are listed the other way round, so other places of the same surface are sampled.
-    difference = apart(other.points, found.points)
-    assert np.mean(difference) < 0.4
-    assert difference.max() < 2.0
+    # Its face is sampled at the same places; what the alignment samples lies elsewhere in the same triangles.
+    assert apart(other.points, found.points).max() < 0.25
 
 
 def test_two_threads_give_what_one_gives(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:

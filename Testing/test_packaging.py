@@ -203,7 +203,10 @@ def test_a_checkout_with_its_history_is_under_100_mb() -> None:
         pytest.skip("this is no git checkout")
     # What a clone fetches: a checkout's own packs may hold objects twice, or such as no commit reaches.
     count = ["git", "rev-list", "--disk-usage", "--objects", "HEAD"]
-    history = int(subprocess.run(count, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    said = subprocess.run(count, cwd=ROOT, capture_output=True, text=True, check=False)
+    if said.returncode:
+        pytest.skip("git is older than 2.31 and does not tell")
+    history = int(said.stdout)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = sum((ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).exists())
     assert history + files < 100e6

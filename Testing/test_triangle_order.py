@@ -68,10 +68,31 @@ def test_both_sides_of_a_double_surface_keep_their_places(sample: TriangleMesh) 
         assert np.array_equal(other.points[other.triangles], expected.points[expected.triangles])
 
 
+def test_vertices_without_triangles_do_not_count(sample: TriangleMesh) -> None:
+    more = np.concatenate([[[500.0, 0, 0], [np.nan, 0, 0]], sample.points, [[0, 0, 900.0]]])
+    other = in_order_of_place(TriangleMesh(more, sample.triangles + 2))
+    assert np.array_equal(other.triangles - 2, in_order_of_place(sample).triangles)
+
+
+def test_corners_of_a_symmetrical_surface_tie_nowhere() -> None:
+    across, up = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(0, 3, 30), indexing="ij")
+    points = np.stack([across, up**1.5, np.cos(2 * across) * up], axis=2).reshape(-1, 3) * 50
+    corner = (np.arange(20)[:, None] * 30 + np.arange(29)).ravel()
+    half = np.concatenate(
+        [np.stack([corner, corner + 30, corner + 1], 1), np.stack([corner + 30, corner + 31, corner + 1], 1)]
+    )
+    mesh = TriangleMesh(points, half)
+    expected = in_order_of_place(mesh)
+    other = in_order_of_place(listed_otherwise(mesh, np.random.default_rng(3)))
+    assert np.array_equal(other.points[other.triangles], expected.points[expected.triangles])
+
+
 def test_surfaces_without_extent() -> None:
     assert in_order_of_place(TriangleMesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64))).triangles.shape == (0, 3)
     point = TriangleMesh(np.ones((3, 3)), np.array([[0, 1, 2]]))
     assert np.array_equal(in_order_of_place(point).triangles, [[0, 1, 2]])
+    huge = TriangleMesh(np.eye(3) * 1e200, np.array([[1, 2, 0]]))
+    assert in_order_of_place(huge) is huge
     broken = TriangleMesh(np.full((3, 3), np.nan), np.array([[2, 1, 0]]))
     assert in_order_of_place(broken) is broken
     flat = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [3, 2, 0]])

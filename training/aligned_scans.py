@@ -20,6 +20,7 @@ from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.stepwise import finish
+from PALNetLandmarksLib.triangle_order import in_order_of_place
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -54,7 +55,9 @@ class AlignedScan:
 
     def mesh(self) -> TriangleMesh:
         """The scan in the canonical frame, mm of the subject; read again from its file."""
-        return _placed(read_scan(self.subject.scan), self.transform, self.mm_per_unit, self.inside_out)
+        return _placed(
+            in_order_of_place(read_scan(self.subject.scan)), self.transform, self.mm_per_unit, self.inside_out
+        )
 
 
 def align_scans(
@@ -103,7 +106,7 @@ def reference_digest(reference: ReferenceFace) -> str:
 def _align(
     subject: Subject, landmarks: LandmarkSet, reference: ReferenceFace, cache: Path, unit: str | None
 ) -> AlignedScan:
-    mesh = read_scan(subject.scan)
+    mesh = in_order_of_place(read_scan(subject.scan))  # as at detection
     found = _find(subject, mesh, reference, cache / f"{subject.name}.json", unit)
     transform, mm_per_unit, face_scale = np.array(found["transform"]), found["mm_per_unit"], found["face_scale"]
     landmarks = as_in_scan(landmarks, subject.landmarks, mesh)
@@ -175,7 +178,7 @@ def _vouch(points: NDArray[np.float64], means: NDArray[np.float64]) -> bool:
 
 
 def _placed(mesh: TriangleMesh, transform: NDArray[np.float64], mm_per_unit: float, inside_out: bool) -> TriangleMesh:
-    triangles = mesh.triangles[:, ::-1] if inside_out else mesh.triangles
+    triangles = mesh.triangles[:, [0, 2, 1]] if inside_out else mesh.triangles
     return TriangleMesh(_apply(mesh.points, transform, mm_per_unit), triangles, mesh.name)
 
 

@@ -32,6 +32,7 @@ from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
 from .stepwise import finish
+from .triangle_order import in_order_of_place
 
 #: Millimetres per unit.
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
@@ -91,8 +92,8 @@ class Alignment:
 
 
 def align_to_reference(mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None) -> Alignment:
-    """``align_stepwise`` at one go."""
-    return finish(align_stepwise(mesh, reference, unit))
+    """``align_stepwise`` at one go, however the file lists the surface."""
+    return finish(align_stepwise(in_order_of_place(mesh), reference, unit))
 
 
 def align_stepwise(

@@ -101,8 +101,9 @@ def detect_in_background(
     finally:
         if process is None or process.poll() is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        else:  # the process removes the folder
+        else:  # the process removes the folder, unless it has just done its work
             (folder / _CANCEL).touch()
+            threading.Thread(target=_remove_after, args=[process, folder], daemon=True).start()
 
 
 def start_process(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
@@ -137,6 +138,11 @@ def detect_or_fall_back(
     detection = attempt("cpu")
     warning = "The graphics processor has too little free memory; the landmarks were computed on the CPU."
     return replace(detection, warnings=(*detection.warnings, warning))
+
+
+def _remove_after(process: subprocess.Popen[Any], folder: Path) -> None:
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _step(folder: Path) -> str:
@@ -205,13 +211,15 @@ def _wanted(folder: Path) -> bool:
 
 
 def _give_up(folder: Path) -> None:
-    _send_output_to(os.devnull)  # Windows removes no file that is open
-    for _ in range(20):  # the work goes on meanwhile, and may put a file there
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            break
-        time.sleep(0.1)
-    os._exit(3)
+    try:
+        _send_output_to(os.devnull)  # Windows removes no file that is open
+        for _ in range(20):  # the work goes on meanwhile, and may put a file there
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+    finally:
+        os._exit(3)
 
 
 def main() -> None:
@@ -231,7 +239,7 @@ def main() -> None:
         elif isinstance(failure, LandmarkingError):
             _tell(folder, type(failure).__name__, str(failure))
         elif failure is not None:
-            traceback.print_exception(failure)
+            traceback.print_exception(type(failure), failure, failure.__traceback__)
             _tell(folder, "", f"The detection failed ({type(failure).__name__}: {failure}); details are in the log.")
 
 

@@ -55,12 +55,12 @@ def sample_surface(
 ) -> SurfaceSamples:
     """Take about ``count`` points off the surface, each standing for the same area.
 
-    The triangles are taken in blocks that follow one another in the file. The area of a block, summed in the order of
+    The triangles are taken in blocks that follow one another in the mesh. The area of a block, summed in the order of
     its triangles, is cut into equal strata, each of which gives one point at a scattered place that depends on the
     number of the block and of the stratum alone; where in the triangle it lies follows a low-discrepancy sequence. So a
-    file always gives the same points, and a moved copy gives the moved points; rounding of its coordinates, or a
-    triangle more or less in ``triangle_subset``, changes samples of that block and no others. Files list neighbouring
-    triangles mostly one after the other, which makes the samples more even than random ones, and whatever the order,
+    mesh always gives the same points, and a moved copy gives the moved points; rounding of its coordinates, or a
+    triangle more or less in ``triangle_subset``, changes samples of that block and no others. Where neighbouring
+    triangles follow each other (``in_order_of_place``), the samples are more even than random ones; whatever the order,
     they are no less even. (Regular places would be: a subdivided mesh may list the same surface several times over, and
     they meet it at the same spots each time.) Memory beyond the mesh: 16 bytes per triangle.
 

@@ -14,6 +14,10 @@ from .principal_frame import PrincipalFrame
 _BITS = 21
 #: Triangles handled at once; bounds the memory of the intermediate arrays to about 100 MB.
 _CHUNK = 500_000
+#: The corner that lies least far along this begins a triangle; at an angle to all axes, along which corners may tie.
+_CORNERS_ALONG = np.array([1.0, 0.7548776662466927, 0.5698402909980532])
+#: Coordinates beyond this are damaged, and their products no numbers.
+_LARGEST = 1e100
 #: (shift, mask) that spread 21 bits over every third of 63.
 _SPREAD = (
     (32, 0x1F00000000FFFF),
@@ -25,20 +29,26 @@ _SPREAD = (
 
 
 def in_order_of_place(mesh: TriangleMesh) -> TriangleMesh:
-    """The same surface, its triangles along a Z-curve through the principal frame of its vertices.
+    """The same surface, its triangles along a Z-curve through the principal frame of their vertices.
 
     Neighbours mostly follow each other. Neither the pose nor the unit of the mesh, nor the order of its vertices and
-    triangles, nor which corner a triangle is listed from, changes the result. A mesh that has no place, for want of
-    triangles or for points that are no numbers, stays as it is.
+    triangles, nor which corner a triangle is listed from, nor vertices without triangles change the result, except on
+    shapes without a principal frame (spheres, rectangles). A mesh that has no place, for want of triangles or for
+    points that are no numbers of any use, stays as it is.
     """
-    if not len(mesh.triangles) or not np.isfinite(mesh.points).all():
+    used = np.zeros(len(mesh.points), dtype=bool)
+    used[mesh.triangles.ravel()] = True
+    if not used.all():
+        compact = TriangleMesh(mesh.points[used], (np.cumsum(used) - 1)[mesh.triangles])
+        return replace(mesh, triangles=np.flatnonzero(used)[in_order_of_place(compact).triangles])
+    if not len(mesh.triangles) or not np.abs(mesh.points).max() < _LARGEST:
         return mesh
     places = PrincipalFrame.of(mesh.points).points
     keys = _keys(places, mesh.triangles)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     ordered = np.empty_like(mesh.triangles)
-    along = np.ascontiguousarray(places[:, 0])
+    along = places @ _CORNERS_ALONG
     for start in range(0, len(order), _CHUNK):
         chosen = mesh.triangles[order[start : start + _CHUNK]]
         a, b, c = along[chosen.T]

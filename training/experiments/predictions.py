@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_files import read_landmarks
 from rich.progress import track
@@ -105,7 +106,8 @@ def predict_subjects(
             # Folds hold links; the truth lies beside the original.
             kept = subject.landmarks.resolve().parent / TRUTH / f"{subject.name}.mrk.json"
             known, exact = (
-                as_in_scan(read_landmarks(file).ordered(labels), file, mesh).points * mm_per_unit.get(subject.name, 1.0)
+                as_in_scan(read_landmarks(file).ordered(labels), file, mesh).points
+                * mm_per_unit.get(subject.name, UNITS[unit] if unit else 1.0)
                 for file in (subject.landmarks, kept if kept.exists() else subject.landmarks)
             )
         annotated.append(known)
