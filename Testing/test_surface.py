@@ -97,31 +97,6 @@ def test_of_a_thin_part_the_side_that_faces_outwards_is_taken(thickness, side):
     np.testing.assert_allclose(distances, np.abs(query - points).max(axis=1), atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [12, 150])
-def test_the_border_is_where_the_surface_ends(size):
-    """A flat sheet, 10 mm wide, with a hole in its middle: above it, beside it, beyond its corner, over the hole."""
-    x, y = np.meshgrid(np.linspace(0, 10, size), np.linspace(0, 10, size))
-    points = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
-    i = np.arange(size * size).reshape(size, size)[:-1, :-1].reshape(-1, 1)
-    triangles = np.concatenate([np.add(i, [0, 1, size + 1]), np.add(i, [0, size + 1, size])])
-    inside = (np.abs(points[triangles].mean(axis=1) - (5, 5, 0)) < 1.5).all(axis=1)
-    sheet = SurfaceLocator(TriangleMesh(points, triangles[~inside]))
-    queries = np.array([[2.3, 3.1, 2], [-1, 4.7, 0.5], [12, 12, 1], [5.2, 5.1, 0.3], [3.0, 9.999, 1]])
-    found, distances, on_border = sheet.nearest_on_surface_or_border(queries)
-    assert on_border.tolist() == [False, True, True, True, False]
-    np.testing.assert_array_equal(found, sheet.nearest_on_surface(queries)[0])
-    np.testing.assert_allclose(found[:2], [[2.3, 3.1, 0], [0, 4.7, 0]], atol=1e-9)
-    np.testing.assert_allclose(distances[:2], [2, np.hypot(1, 0.5)], atol=1e-9)
-    doubled = np.concatenate([triangles[~inside], triangles[~inside][:, ::-1], triangles[~inside][:9]])
-    twice = SurfaceLocator(TriangleMesh(points, doubled))
-    assert twice.nearest_on_surface_or_border(queries)[2].tolist() == on_border.tolist()
-    # The nearest point is a vertex of the border, for which triangles are the nearest that touch it with one corner.
-    beside = points[(points[:, 0] == 0)] - (1, 0, 0)
-    assert sheet.nearest_on_surface_or_border(beside)[2].all()
-    closed = SurfaceLocator(wavy_ellipsoid(3000))
-    assert not closed.nearest_on_surface_or_border(np.random.default_rng(0).normal(0, 90, (20, 3)))[2].any()
-
-
 def test_rigid_motion_moves_the_result_with_the_mesh():
     rng = np.random.default_rng(2)
     mesh = wavy_ellipsoid(25_000)

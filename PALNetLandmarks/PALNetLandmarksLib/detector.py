@@ -137,13 +137,12 @@ class LandmarkDetector:
         doubts = _doubts(alignment, placed, mesh.name, unit)
         self._check_shape(placed, mesh.name)
         yield "surface"
-        points, distance, on_border = self._to_surface(aligned, placed)
+        points, distance = self._to_surface(aligned, placed)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
-        # A landmark that had to be moved to reach the surface is off by that much more; where the surface ends there,
-        # it may lie anywhere beyond, and is off by as much along each axis.
-        moved = np.where(missing, 0.0, distance)
-        deviation = np.sqrt(placed.standard_deviation_mm**2 + np.where(on_border, moved**2, moved**2 / 3))
+        # A landmark that had to be moved to reach the surface may be off by as much along each axis: the skin that the
+        # network thought of is not there.
+        deviation = np.sqrt(placed.standard_deviation_mm**2 + np.where(missing, 0.0, distance) ** 2)
         stopwatch.lap("surface")
         return Detection(
             scan_name=mesh.name,
@@ -181,17 +180,15 @@ class LandmarkDetector:
         with ThreadPoolExecutor(workers) as executor:
             yield from executor.map(attempt, scans)
 
-    def _to_surface(
-        self, mesh: TriangleMesh, placed: Placed
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Points (L, 3) on the mesh, how far (L,) they were from it, and whether (L,) it ends there."""
+    def _to_surface(self, mesh: TriangleMesh, placed: Placed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points (L, 3) on the mesh, and how far (L,) they were from it."""
         locator = SurfaceLocator(mesh)
-        on_surface, distance, on_border = locator.nearest_on_surface_or_border(placed.points, placed.outward)
+        on_surface, distance = locator.nearest_on_surface(placed.points, placed.outward)
         if self._surface == "vertex":
             on_surface = locator.nearest_vertex(placed.points)[0]
         elif self._surface == "centroid":
             on_surface = locator.centroid_of_nearest_vertices(placed.points)[0]
-        return on_surface, distance, on_border
+        return on_surface, distance
 
     def _check_shape(self, placed: Placed, name: str) -> None:
         """Refuse landmarks that do not lie like a face's: registration or network was misled."""

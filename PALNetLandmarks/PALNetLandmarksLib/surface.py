@@ -18,8 +18,6 @@ _CHUNK = 32_768
 _LONG_TRIANGLES = 500
 # A triangle that faces away from where a point is looked at counts as this much (mm) farther from it.
 _FACING_AWAY_MM = 1.5
-# A point this near to an edge, relative to the edge's length, lies on it.
-_ON_EDGE = 1e-6
 # Cells along the longest side of the grid that marks neighbourhoods.
 _GRID_CELLS = 128
 
@@ -169,31 +167,16 @@ class SurfaceLocator:
         ValueError
             If the mesh has no triangles.
         """
-        points, distances, _ = self._nearest_on_triangles(_as_points(queries), outward)
-        return points, distances
-
-    def nearest_on_surface_or_border(
-        self, queries: ArrayLike, outward: NDArray[np.float64] | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """As ``nearest_on_surface``, and whether each point (q,) lies on the border of the surface: beyond it, or in a
-        hole, there is none."""
-        points, distances, triangles = self._nearest_on_triangles(_as_points(queries), outward)
-        return points, distances, self._on_border(points, triangles)
-
-    def _nearest_on_triangles(
-        self, query_points: NDArray[np.float64], outward: NDArray[np.float64] | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Nearest points (q, 3), their distances (q,) and triangles (q,), -1 where no triangle has it."""
         if len(self._triangles) == 0:
             raise ValueError("nearest_on_surface needs a mesh with triangles.")
+        query_points = _as_points(queries)
         best, bound = self.nearest_vertex(query_points)
-        nearest = np.full(len(query_points), -1, dtype=np.int64)
         if len(query_points) == 0:
-            return best, bound, nearest
+            return best, bound
         away = 0.0 if outward is None else _FACING_AWAY_MM
         query_of_pair, triangle_of_pair = self._triangles_within(query_points, bound + away)
         if len(query_of_pair) == 0:
-            return best, bound, nearest
+            return best, bound
         corners = self._points[self._triangles[triangle_of_pair]].astype(np.float64)
         closest = closest_points_on_triangles(query_points[query_of_pair], corners)
         distances = np.linalg.norm(closest - query_points[query_of_pair], axis=1)
@@ -204,36 +187,10 @@ class SurfaceLocator:
         order = np.lexsort((cost, query_of_pair))
         queries_found, first = np.unique(query_of_pair[order], return_index=True)
         winners = order[first]
-        nearest[queries_found] = triangle_of_pair[winners]
         better = cost[winners] < bound[queries_found] + away
         best[queries_found[better]] = closest[winners[better]]
         bound[queries_found[better]] = distances[winners[better]]
-        return best, bound, nearest
-
-    def _on_border(self, points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether points (q, 3), each on its triangle (q,; -1: none), lie on an edge that no other triangle has."""
-        corners = np.unique(self._triangles[triangles[triangles >= 0]])
-        touched = np.zeros(len(self._points), dtype=bool)
-        touched[corners] = True
-        # A file may have a triangle twice, turned either way; that makes no edge an inner one.
-        around = np.unique(np.sort(self._triangles[self._touching(touched)], axis=1), axis=0)
-        edges, number = np.unique(around[:, [0, 1, 1, 2, 0, 2]].reshape(-1, 2), axis=0, return_counts=True)
-        # Of edges without a touched end, not all triangles are around.
-        start, end = self._points[edges[(number == 1) & touched[edges].any(axis=1)]].astype(np.float64).swapaxes(0, 1)
-        along = end - start
-        length = np.maximum(_dot(along, along), np.finfo(float).tiny)
-        share = np.clip(np.einsum("qei,ei->qe", points[:, None] - start, along) / length, 0.0, 1.0)
-        off = points[:, None] - (start + share[..., None] * along)
-        on_edge = _dot(off, off) <= _ON_EDGE**2 * length
-        return np.asarray(on_edge.any(axis=1) & (triangles >= 0))
-
-    def _touching(self, touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which triangles (m,) have a corner among the ``touched`` points (n,)."""
-        result = np.zeros(len(self._triangles), dtype=bool)
-        for part in _chunks(len(self._triangles)):
-            first, second, third = np.ascontiguousarray(self._triangles[part].T)
-            result[part] = touched[first] | touched[second] | touched[third]
-        return result
+        return best, bound
 
     @property
     def _vertex_count(self) -> int:
@@ -264,7 +221,10 @@ class SurfaceLocator:
             # No vertex is nearer than the bound, so these balls hold thin caps of the surface only.
             for found in tree.query_ball_point(queries, reach, return_sorted=False):
                 touched[vertices[found]] = True
-        is_near = self._touching(touched)
+        is_near = np.zeros(len(extents), dtype=bool)
+        for part in _chunks(len(extents)):
+            first, second, third = np.ascontiguousarray(self._triangles[part].T)
+            is_near[part] = touched[first] | touched[second] | touched[third]
         long = np.flatnonzero(extents > usual_extent)
         is_near[long] = False
         usual = np.flatnonzero(is_near)
