@@ -153,6 +153,19 @@ def test_half_a_face_is_enough(side: int, reference: ReferenceFace) -> None:
     assert 0.4 < found.coverage < 0.7
 
 
+@pytest.mark.parametrize("unit", [None, "mm"])
+def test_too_little_of_a_face_is_called_so(
+    sample: TriangleMesh, sample_alignment: Alignment, reference: ReferenceFace, unit: str | None
+) -> None:
+    """What lies beside the right eye: it fits a face well, but could be seen on many."""
+    rotation, shift = sample_alignment.transform[:3, :3], sample_alignment.transform[:3, 3]
+    beside = (sample.points @ rotation.T + shift)[:, 0] < -17
+    with pytest.raises(
+        NotAFaceError, match=r"shows too little of a face \((1|2|3).\ % of its middle, less than the 35 %"
+    ):
+        align_to_reference(part(sample, beside), reference, unit)
+
+
 def test_a_bare_mask_with_holes_noise_and_fragments(reference: ReferenceFace) -> None:
     rng = np.random.default_rng(5)
     points = reference.points

@@ -425,6 +425,12 @@ def test_without_the_packages_of_the_command_line_it_says_how_to_get_them(packag
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["-h"], ["detect", "-h"], ["measure", "-h"], ["info", "-h"]])
+def test_help_has_a_short_name(command, run):
+    result = run(*command)
+    assert result.exit_code == 0 and "--help" in result.output
+
+
 def test_help_loads_nothing_heavy():
     done = python(
         "import sys\n"

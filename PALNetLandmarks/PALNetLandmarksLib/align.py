@@ -142,7 +142,13 @@ def align_stepwise(
     found, mm_per_unit = searched[best], UNITS[units[best]]
     pose, evidence = _settle(found, target, 0)
     fitness = float(np.clip(evidence.fitness[0], 0, 1))
-    if fitness < least_fitness or evidence.coverage[0] < LEAST_COVERAGE:
+    coverage = float(evidence.coverage[0])
+    if coverage < LEAST_COVERAGE and fitness >= LEAST_FITNESS:
+        raise NotAFaceError(
+            f"'{mesh.name}' shows too little of a face ({100 * coverage:.0f} % of its middle, less than the "
+            f"{100 * LEAST_COVERAGE:.0f} % needed); export more of the scan."
+        )
+    if fitness < least_fitness or coverage < LEAST_COVERAGE:
         raise no_face_found(mesh.name, fitness, unit)
     yield
     _check_alone(found, pose, target, mesh.name)
@@ -165,7 +171,7 @@ def align_stepwise(
         face_scale=scale,
         fitness=fitness,
         residual_mm=float(evidence.residual_mm[0]),
-        coverage=float(evidence.coverage[0]),
+        coverage=coverage,
         inside_out=inside_out,
         warnings=warnings,
     )

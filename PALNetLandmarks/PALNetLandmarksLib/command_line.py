@@ -69,6 +69,7 @@ app = typer.Typer(
     name="palnet-landmarks",
     help="50 anatomical soft-tissue landmarks on 3D face scans. For research use; not a medical device.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

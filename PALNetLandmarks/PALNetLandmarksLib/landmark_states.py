@@ -21,7 +21,7 @@ MOVED_BEYOND_MM = 0.01
 #: Two detections on one scan, with other weights perhaps, differ by less than ``SCAN_MOVED_BEYOND_MM`` unless the scan
 #: was moved between them; then one similarity explains the difference to within ``SCAN_MOVED_WITHIN_MM``.
 SCAN_MOVED_BEYOND_MM, SCAN_MOVED_WITHIN_MM = 3.0, 1.0
-#: The same where the weights are the same: all poses of a scan give the same landmarks to 0.13 mm. Another choice of
+#: The same where the weights are the same: all poses of a scan give nearly the same landmarks. Another choice of
 #: the surface point moves each by some tenths its own way: a similarity leaves more than a third of that.
 SAME_WEIGHTS_MOVED_BEYOND_MM, SAME_WEIGHTS_MOVED_LEFT = 0.3, 1 / 3
 
