@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PALNetLandmarksLib import triangle_order
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.principal_frame import PrincipalFrame
 from PALNetLandmarksLib.read_scan import read_scan
@@ -85,6 +86,11 @@ def test_corners_of_a_symmetrical_surface_tie_nowhere() -> None:
     expected = in_order_of_place(mesh)
     other = in_order_of_place(listed_otherwise(mesh, np.random.default_rng(3)))
     assert np.array_equal(other.points[other.triangles], expected.points[expected.triangles])
+
+
+def test_the_largest_meshes_stay_as_they_are(sample: TriangleMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triangle_order, "MOST_TRIANGLES", len(sample.triangles) - 1)
+    assert in_order_of_place(sample) is sample
 
 
 def test_surfaces_without_extent() -> None:

@@ -12,6 +12,8 @@ from .principal_frame import PrincipalFrame
 
 #: Bits for each coordinate: three of them fill a key, with cells of less than a micrometre on a head.
 _BITS = 21
+#: Larger meshes stay in their files' order: the largest scans would take some seconds longer.
+MOST_TRIANGLES = 4_000_000
 #: Triangles handled at once; bounds the memory of the intermediate arrays to about 100 MB.
 _CHUNK = 500_000
 #: The corner that lies least far along this begins a triangle; at an angle to all axes, along which corners may tie.
@@ -34,8 +36,10 @@ def in_order_of_place(mesh: TriangleMesh) -> TriangleMesh:
     Neighbours mostly follow each other. Neither the pose nor the unit of the mesh, nor the order of its vertices and
     triangles, nor which corner a triangle is listed from, nor vertices without triangles change the result, except on
     shapes without a principal frame (spheres, rectangles). A mesh that has no place, for want of triangles or for
-    points that are no numbers of any use, stays as it is.
+    points that are no numbers of any use, stays as it is, and so does one of more than MOST_TRIANGLES.
     """
+    if len(mesh.triangles) > MOST_TRIANGLES:
+        return mesh
     used = np.zeros(len(mesh.points), dtype=bool)
     used[mesh.triangles.ravel()] = True
     if not used.all():
