@@ -353,7 +353,8 @@ def _check_vertices(
     mesh: TriangleMesh, transform: Array, mm_per_unit: float, scale: float, reference: ReferenceFace
 ) -> None:
     low, high = reference.region_of_interest * scale
-    canonical = mesh.points @ (transform[:3, :3].T * mm_per_unit) + transform[:3, 3]
+    canonical = mesh.points @ (transform[:3, :3].T * mm_per_unit)
+    canonical += transform[:3, 3]
     count = int(np.all((canonical >= low) & (canonical <= high), axis=1).sum())
     if count < LEAST_VERTICES:
         raise NotAFaceError(

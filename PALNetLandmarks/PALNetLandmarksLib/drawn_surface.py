@@ -33,7 +33,9 @@ def surface_to_draw(mesh: TriangleMesh, to_canonical: NDArray[np.float64], box: 
     to_canonical : (4, 4) from there to canonical LPS mm.
     box : (2, 3) lower and upper corner of what the picture shows, canonical mm.
     """
-    points = (mesh.points @ to_canonical[:3, :3].T + to_canonical[:3, 3]).astype(np.float32)
+    placed = mesh.points @ to_canonical[:3, :3].T
+    placed += to_canonical[:3, 3]
+    points = placed.astype(np.float32)
     # Every view shows the region's whole height, and what lies beside the face (a chair, a second person) must not hide
     # it; how far the scan reaches forwards and backwards doesn't matter.
     beyond = np.array([60.0, np.inf, 5.0])
