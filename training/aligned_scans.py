@@ -12,14 +12,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import DOUBTFUL_FITNESS, LEAST_FITNESS, align_stepwise, no_face_found
+from PALNetLandmarksLib.align import (
+    DOUBTFUL_FITNESS,
+    LEAST_FITNESS,
+    align_to_reference,
+    canonical_mesh,
+    no_face_found,
+    to_canonical,
+)
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import ReferenceFace
-from PALNetLandmarksLib.stepwise import finish
 from PALNetLandmarksLib.triangle_order import in_order_of_place
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
@@ -55,7 +61,7 @@ class AlignedScan:
 
     def mesh(self) -> TriangleMesh:
         """The scan in the canonical frame, mm of the subject; read again from its file."""
-        return _placed(
+        return canonical_mesh(
             in_order_of_place(read_scan(self.subject.scan)), self.transform, self.mm_per_unit, self.inside_out
         )
 
@@ -106,17 +112,17 @@ def reference_digest(reference: ReferenceFace) -> str:
 def _align(
     subject: Subject, landmarks: LandmarkSet, reference: ReferenceFace, cache: Path, unit: str | None
 ) -> AlignedScan:
-    mesh = in_order_of_place(read_scan(subject.scan))  # as at detection
+    mesh = read_scan(subject.scan)
     found = _find(subject, mesh, reference, cache / f"{subject.name}.json", unit)
     transform, mm_per_unit, face_scale = np.array(found["transform"]), found["mm_per_unit"], found["face_scale"]
     landmarks = as_in_scan(landmarks, subject.landmarks, mesh)
-    landmarks = replace(landmarks, points=_apply(landmarks.points, transform, mm_per_unit))
+    landmarks = replace(landmarks, points=to_canonical(landmarks.points, transform, mm_per_unit))
     named, means = _like_reference(landmarks, reference, face_scale)
     if found["fitness"] < LEAST_FITNESS and not _vouch(named, means):
         raise no_face_found(mesh.name, found["fitness"], unit)
     if not landmarks.defined.any():
         raise TrainingDataError(f"'{subject.landmarks.name}' defines none of the landmarks; place them or remove it.")
-    placed = _placed(mesh, transform, mm_per_unit, found["inside_out"])
+    placed = canonical_mesh(mesh, transform, mm_per_unit, found["inside_out"])
     distance = float(np.median(cKDTree(placed.points).query(landmarks.points[landmarks.defined])[0]))
     if distance > FAR_FROM_SCAN_MM:
         raise TrainingDataError(
@@ -144,7 +150,7 @@ def _find(
         found = {}
     if found.get("key") == key and "fitness" in found:
         return found
-    alignment = finish(align_stepwise(mesh, reference, unit, DOUBTFUL_FITNESS))
+    alignment = align_to_reference(mesh, reference, unit, DOUBTFUL_FITNESS)
     found = {
         "key": key,
         "transform": alignment.transform.tolist(),
@@ -175,12 +181,3 @@ def _vouch(points: NDArray[np.float64], means: NDArray[np.float64]) -> bool:
     degrees = np.degrees(Rotation.from_matrix(fit_similarity(means, points).rotation).magnitude())
     moved = np.linalg.norm(points.mean(axis=0) - means.mean(axis=0))
     return bool(degrees <= _VOUCHED_DEGREES and moved <= _VOUCHED_MM)
-
-
-def _placed(mesh: TriangleMesh, transform: NDArray[np.float64], mm_per_unit: float, inside_out: bool) -> TriangleMesh:
-    triangles = mesh.triangles[:, [0, 2, 1]] if inside_out else mesh.triangles
-    return TriangleMesh(_apply(mesh.points, transform, mm_per_unit), triangles, mesh.name)
-
-
-def _apply(points: NDArray[np.float64], transform: NDArray[np.float64], mm_per_unit: float) -> NDArray[np.float64]:
-    return (points * mm_per_unit) @ transform[:3, :3].T + transform[:3, 3]

@@ -65,15 +65,13 @@ def _palnet_task(
     patches = PatchConfig(**config.get("patches", {}))
     if source.scans:
         examples = {split: examples_of_scans(scans, patches, reference) for split, scans in source.scans.items()}
-        key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
     else:
         examples = {
             split: examples_of_pool(files, patches, reference, recipe.seed) for split, files in source.files.items()
         }
-        key = [_stamp(file) for files in source.files.values() for file in files]
     if any(len(example.landmarks) != len(source.scheme) for example in examples["training"]):
         raise TrainingDataError(f"The prepared scans do not have the {len(source.scheme)} landmarks of the scheme.")
-    face = reference_digest(reference)
+    key, face = _stamps(source), reference_digest(reference)
     name = _digest([PREPARATION, vars(patches), recipe.seed, source.scheme.labels, a.unit, key, source.splits, face])
     with progress(console, "patches", sum(map(len, examples.values()))) as advance:
         arrays = prepare_patches(a.output / f"patches-{name}", examples, patches, source.left_out, a.workers, advance)
@@ -103,7 +101,7 @@ def _height_map_task(
             )
         reference = reference_with(reference, source.scheme.labels, means)
         mirrored = counterparts(means)
-    key = [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
+    key = _stamps(source)
     face, start = reference_digest(reference), load_weights(a.finetune).sha256 if a.finetune else None
     name = _digest([PREPARATION, source.scheme.labels, a.unit, key, source.splits, face, start])
     folder = a.output / f"scans-{name}"
@@ -144,6 +142,13 @@ def _across(a: argparse.Namespace) -> bool | None:
     if checkpoint.exists():
         return has_across(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
     return has_across(load_weights(a.finetune).arrays) if a.finetune else None
+
+
+def _stamps(source: Source) -> list[Any]:
+    """What tells whether a subject's files have changed."""
+    if source.scans:
+        return [[_stamp(s.subject.scan), _stamp(s.subject.landmarks)] for scans in source.scans.values() for s in scans]
+    return [_stamp(file) for files in source.files.values() for file in files]
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import DOUBTFUL_FITNESS, LEAST_FITNESS, Alignment, align_stepwise, no_face_found
+from .align import DOUBTFUL_FITNESS, LEAST_FITNESS, Alignment, align_stepwise, canonical_mesh, no_face_found
 from .detection import Detection
 from .device import choose_device
 from .errors import LandmarkingError, NotAFaceError
@@ -126,13 +126,7 @@ class LandmarkDetector:
         yield "align"
         alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit, DOUBTFUL_FITNESS))
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
-        vertices = mesh.points @ (rotation.T * alignment.mm_per_unit)
-        vertices += translation  # in place: on the largest scans a copy takes half a second
-        aligned = TriangleMesh(
-            vertices,
-            mesh.triangles[:, [0, 2, 1]] if alignment.inside_out else mesh.triangles,
-            mesh.name,
-        )
+        aligned = canonical_mesh(mesh, alignment.transform, alignment.mm_per_unit, alignment.inside_out)
         stopwatch.lap("align")
         yield "landmarks"
         placed = yield from _named("landmarks", self._placer.place(aligned, alignment.face_scale, stopwatch))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .align import to_canonical
 from .mesh import TriangleMesh
 from .rasterise import pieces
 
@@ -24,18 +25,18 @@ class DrawnSurface:
     normals: NDArray[np.float32]
 
 
-def surface_to_draw(mesh: TriangleMesh, to_canonical: NDArray[np.float64], box: NDArray[np.float64]) -> DrawnSurface:
+def surface_to_draw(
+    mesh: TriangleMesh, transform: NDArray[np.float64], mm_per_unit: float, box: NDArray[np.float64]
+) -> DrawnSurface:
     """The part of the scan that can be seen in any view, thinned if it has more triangles than pixels can show.
 
     Parameters
     ----------
     mesh : the scan in its own frame and unit.
-    to_canonical : (4, 4) from there to canonical LPS mm.
+    transform, mm_per_unit : from there to canonical LPS mm, as of ``Alignment``.
     box : (2, 3) lower and upper corner of what the picture shows, canonical mm.
     """
-    placed = mesh.points @ to_canonical[:3, :3].T
-    placed += to_canonical[:3, 3]
-    points = placed.astype(np.float32)
+    points = to_canonical(mesh.points, transform, mm_per_unit).astype(np.float32)
     # Every view shows the region's whole height, and what lies beside the face (a chair, a second person) must not hide
     # it; how far the scan reaches forwards and backwards doesn't matter.
     beyond = np.array([60.0, np.inf, 5.0])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .align import UNITS
+from .align import UNITS, to_canonical
 from .certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
 from .drawn_surface import DrawnSurface, surface_to_draw
 from .mesh import TriangleMesh
@@ -108,12 +108,11 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     ImportError
         If Pillow is not installed.
     """
-    to_canonical = np.array(detection.rigid_transform, dtype=np.float64)
-    to_canonical[:3, :3] *= UNITS[detection.unit]
-    landmarks = np.asarray(detection.points, dtype=np.float64) @ to_canonical[:3, :3].T + to_canonical[:3, 3]
+    placement = np.asarray(detection.rigid_transform, dtype=np.float64), UNITS[detection.unit]
+    landmarks = to_canonical(np.asarray(detection.points, dtype=np.float64), *placement)
     drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
     box = _region_to_draw(landmarks[drawn])
-    surface = surface_to_draw(mesh, to_canonical, box)
+    surface = surface_to_draw(mesh, *placement, box)
     panels, shown = zip(*(_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS))
     hidden = np.setdiff1d(drawn, np.concatenate(shown))
     _compose(panels, hidden, detection).save(path, format="PNG", compress_level=4)

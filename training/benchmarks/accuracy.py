@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import UNITS
+from PALNetLandmarksLib.align import UNITS, to_canonical
 from PALNetLandmarksLib.detection import Detection
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
@@ -275,7 +275,7 @@ def _measurement_errors(points: Array, detection: Detection, capture: TestCaptur
 def projected_template(mesh: TriangleMesh, detection: Detection) -> Array:
     """Mean landmarks of the reference, at the size of the face, on their nearest vertices; scan's frame, mm."""
     rotation, translation = detection.rigid_transform[:3, :3], detection.rigid_transform[:3, 3]
-    canonical = (mesh.points * UNITS[detection.unit]) @ rotation.T + translation
+    canonical = to_canonical(mesh.points, detection.rigid_transform, UNITS[detection.unit])
     return (place_initial_landmarks(reference().landmarks * detection.face_scale, canonical) - translation) @ rotation
 
 

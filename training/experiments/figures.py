@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PALNetLandmarksLib.align import align_to_reference
+from PALNetLandmarksLib.align import align_to_reference, to_canonical
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 
@@ -100,7 +100,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     mesh = read_scan(next(one.scan for one in find_subjects(scans)[0] if one.name == names[subject]))
     found = align_to_reference(mesh, load_reference())
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
-    skin = (mesh.points * found.mm_per_unit) @ rotation.T + shift
+    skin = to_canonical(mesh.points, found.transform, found.mm_per_unit)
     normals = mesh.vertex_normals @ rotation.T
     triangles = mesh.triangles[(normals[mesh.triangles, 1] < 0.2).all(axis=1)]
     triangles = triangles[np.argsort(-skin[triangles, 1].mean(axis=1))]  # what lies behind is drawn first

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import UNITS, align_to_reference
+from PALNetLandmarksLib.align import UNITS, align_to_reference, to_canonical
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.mesh import TriangleMesh
@@ -212,7 +212,7 @@ def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.fl
         found = align_to_reference(mesh, reference, unit)
         aligned = time.perf_counter()
         rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
-        points = place((mesh.points * found.mm_per_unit) @ rotation.T + shift, found.face_scale)
+        points = place(to_canonical(mesh.points, found.transform, found.mm_per_unit), found.face_scale)
         seconds = {"align": aligned - begun, "landmarks": time.perf_counter() - aligned}
         unknown = np.full(len(points), np.nan)
         return Prediction((points - shift) @ rotation, unknown, np.zeros(len(points), dtype=bool), seconds)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import align_to_reference
+from PALNetLandmarksLib.align import align_to_reference, to_canonical
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import load_reference
@@ -50,7 +50,7 @@ def predictor_of(place: Place) -> Predict:
         times = [time.perf_counter()]
         found = align_to_reference(mesh, reference, unit)
         rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
-        aligned = mesh.with_points((mesh.points * found.mm_per_unit) @ rotation.T + shift)
+        aligned = mesh.with_points(to_canonical(mesh.points, found.transform, found.mm_per_unit))
         samples = sample_region_of_interest(aligned.with_points(aligned.points / found.face_scale), reference)
         times.append(time.perf_counter())
         placed = place(samples.points.astype(np.float32), samples.normals.astype(np.float32)) * found.face_scale
