@@ -15,12 +15,14 @@ from PALNetLandmarksLib.palnet import PALNetConfig
 from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import ReferenceFace
+from PALNetLandmarksLib.triangle_order import in_order_of_place
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
 from .aligned_scans import reference_digest
+from .blend import RegisteredScans
 from .folder import TrainingDataError
-from .height_map_task import HeightMapTask, has_across
+from .height_map_task import ACROSS_FROM, HeightMapTask, has_across
 from .loop import Recipe
 from .messages import progress
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
@@ -51,7 +53,7 @@ def build_task(
     """
     if config["network"] == "pal-net":
         return _palnet_task(config, recipe, reference, source, a, console)
-    return _height_map_task(recipe, reference, source, a, console)
+    return _height_map_task(config, recipe, reference, source, a, console)
 
 
 def _palnet_task(
@@ -83,7 +85,12 @@ def _palnet_task(
 
 
 def _height_map_task(
-    recipe: Recipe, reference: ReferenceFace, source: Source, a: argparse.Namespace, console: Console
+    config: dict[str, Any],
+    recipe: Recipe,
+    reference: ReferenceFace,
+    source: Source,
+    a: argparse.Namespace,
+    console: Console,
 ) -> HeightMapTask:
     if not source.scans:
         # A pool may grow during training, unless its share of subjects is fixed.
@@ -123,17 +130,41 @@ def _height_map_task(
                     leave_out(source.left_out, {scan.subject.name: str(error)}, console)
                 advance(scan.subject.name)
     source.files.update(files)
+    across = _across(a)
     return HeightMapTask(
         source.scheme,
         reference,
-        files["training"],
+        files["training"] + _blends(config.get("blends", 0), recipe.seed, folder, reference, source, console),
         files["validation"],
         recipe.seed,
         None,
         mirrored,
         registration_error=False,
-        across=_across(a),
+        # Blends say nothing that their subjects do not.
+        across=len(files["training"]) >= ACROSS_FROM if across is None else across,
     )
+
+
+def _blends(
+    count: int, seed: int, folder: Path, reference: ReferenceFace, source: Source, console: Console
+) -> list[Path]:
+    """``count`` prepared blends of the training subjects, if these are registered scans; otherwise none."""
+    registered = RegisteredScans.of(source.scans["training"]) if count else None
+    if registered is None:
+        return []
+    files = []
+    with progress(console, "blend", count) as advance:
+        for number in range(count):
+            file = folder / f"blend-{seed}-{number:05d}{PREPARED}"
+            if not file.exists():
+                mesh, landmarks = registered.blend(file.name, np.random.default_rng([seed, number]))
+                visible = np.isfinite(landmarks).all(axis=1)
+                upright = SimilarityTransform(1.0, np.eye(3), np.zeros(3))
+                mesh = in_order_of_place(mesh)
+                save_prepared(file, prepare_placed_scan(mesh, landmarks, visible, reference, upright))
+            files.append(file)
+            advance(file.name)
+    return files
 
 
 def _across(a: argparse.Namespace) -> bool | None:
