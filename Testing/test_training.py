@@ -21,6 +21,7 @@ from PALNetLandmarksLib.errors import LandmarkingError  # noqa: E402
 from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks  # noqa: E402
 from PALNetLandmarksLib.landmark_set import LandmarkSet  # noqa: E402
 from PALNetLandmarksLib.mesh import TriangleMesh  # noqa: E402
+from PALNetLandmarksLib.read_scan import read_scan  # noqa: E402
 from PALNetLandmarksLib.reference import load_reference  # noqa: E402
 from PALNetLandmarksLib.scheme import load_scheme  # noqa: E402
 from PALNetLandmarksLib.weights import load_weights  # noqa: E402
@@ -29,6 +30,7 @@ from scipy.spatial.transform import Rotation  # noqa: E402
 
 from training import train as trainer  # noqa: E402
 from training.aligned_scans import align_scans  # noqa: E402
+from training.blend import MIXED, RegisteredScans  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
 from training.finetuning import habits  # noqa: E402
@@ -38,7 +40,7 @@ from training.loop import Recipe, split_batches, train  # noqa: E402
 from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
 from training.palnet_task import densify, open_patches  # noqa: E402
-from training.prepared import load_prepared, prepare_scan, save_prepared  # noqa: E402
+from training.prepared import STEP_MM, load_prepared, prepare_scan, save_prepared  # noqa: E402
 from training.training_scheme import counterparts, mean_landmarks, reference_with, scheme_of, sides_of, without_rare  # noqa: E402
 from training.write_ply import write_ply  # noqa: E402
 
@@ -409,6 +411,57 @@ def test_height_map_network_learns_other_landmarks(laboratory, aligned, tmp_path
     reference = load_reference(run / "ReferenceFace.npz")
     assert reference.labels == LABELS
     np.testing.assert_allclose(reference.landmarks, weights.fact("mean_landmarks"), atol=1e-3)
+
+
+def aligned_subjects(folder: Path, run: Path):
+    subjects, _ = find_subjects(folder)
+    sets, _ = read_landmark_files(subjects)
+    scans, refused = align_scans(subjects, sets, LABELS, load_reference(), run / "alignments" / "data")
+    assert not refused
+    return scans
+
+
+def test_blends_of_registered_scans_vary_as_their_subjects_do(laboratory, aligned):
+    registered = RegisteredScans.of(aligned_subjects(laboratory, aligned))
+    assert len(registered.points) == SUBJECTS - 2  # those that have all landmarks
+    vertices = cKDTree(registered.points[0]).query(registered.landmarks[0])[1]
+    # Wherever a scan lay, its vertices bring it onto the others better than the alignment by its surface does.
+    people = np.array([person(number)[0].points for number in range(SUBJECTS) if number not in (4, 5)])
+    blends = [registered.blend("", np.random.default_rng(number)) for number in range(400)]
+    for mesh, landmarks in blends:
+        np.testing.assert_allclose(mesh.points[vertices], landmarks, atol=1e-3)
+        np.testing.assert_array_equal(mesh.triangles, registered.triangles)
+    spread = np.array([mesh.points[::50] for mesh, _ in blends]).std(axis=0).mean()
+    assert spread == pytest.approx(registered.points[:, ::50].std(axis=0).mean(), rel=0.05)
+    assert 0.5 < spread < people[:, ::50].std(axis=0).mean()
+    faces = [mesh.points for mesh, _ in blends]
+    assert np.linalg.norm(faces[0] - registered.points, axis=2).mean(axis=1).min() > 0.5  # nobody who was there
+
+
+def test_scans_that_are_not_registered_are_not_blended(laboratory, aligned, tmp_path):
+    scans = [scan for scan in aligned_subjects(laboratory, aligned) if np.isfinite(scan.landmarks).all()]
+    assert RegisteredScans.of(scans[:MIXED]) is None  # too few
+    mesh = read_scan(scans[0].subject.scan)
+    for name, triangles in (("other triangles", mesh.triangles[::-1]), ("fewer triangles", mesh.triangles[1:])):
+        write_ply(tmp_path / f"{name}.ply", mesh.points, triangles)
+        other = replace(scans[0], subject=replace(scans[0].subject, scan=tmp_path / f"{name}.ply"))
+        assert RegisteredScans.of([*scans, other]) is None
+    # The same triangles alone do not make a correspondence: a depth camera's grid has them on every face.
+    turned = [
+        replace(scan, landmarks=scan.landmarks + np.array((0, 0, 20.0 * (i % 2)))) for i, scan in enumerate(scans)
+    ]
+    assert RegisteredScans.of(turned) is None
+
+
+def test_height_map_network_learns_from_blends_of_registered_scans(laboratory, aligned, tmp_path):
+    card = run_trainer(laboratory, tmp_path / "run", like=aligned, config={**HEIGHT_MAPS, "blends": 5})
+    assert card["data"]["splits"]["training"]["subjects"] == SUBJECTS - 2 and card["data"]["blends"] == 5
+    assert "5 subjects blended" in (tmp_path / "run" / "model-card.md").read_text(encoding="utf-8")
+    blends = [load_prepared(file) for file in sorted((tmp_path / "run").glob("scans-*/blend-*"))]
+    assert len(blends) == 5 and all(blend.visible.all() for blend in blends)
+    for blend in blends:
+        assert cKDTree(blend.points * STEP_MM).query(blend.landmarks)[0].max() < 1.5
+    assert not has_across(load_weights(tmp_path / "run" / "weights.safetensors").arrays)
 
 
 @pytest.mark.parametrize(

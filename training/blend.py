@@ -20,7 +20,6 @@ from PALNetLandmarksLib.read_scan import read_scan
 from scipy.spatial import cKDTree
 
 from .aligned_scans import AlignedScan
-from .training_scheme import mean_landmarks
 
 #: Subjects that a blend is made of. A few leave it what makes a face unlike a Gaussian cloud of faces.
 MIXED = 4
@@ -34,7 +33,7 @@ REGISTERED_MM = 5.0
 class RegisteredScans:
     """Scans of one topology, in the frame of the reference face at its size.
 
-    ``points`` (s, n, 3) float32 and ``landmarks`` (s, L, 3), NaN where undefined; ``triangles`` (m, 3).
+    ``points`` (s, n, 3) float32, ``landmarks`` (s, L, 3), ``triangles`` (m, 3).
     """
 
     points: NDArray[np.float32]
@@ -43,9 +42,11 @@ class RegisteredScans:
 
     @classmethod
     def of(cls, scans: Sequence[AlignedScan]) -> RegisteredScans | None:
-        """The scans in correspondence; ``None`` if they are not registered, or too few to blend."""
+        """Those of the scans that have all landmarks; ``None`` if they are not registered, or too few to blend."""
         points, landmarks, triangles = [], [], None
         for scan in scans:
+            if not np.isfinite(scan.landmarks).all():
+                continue
             mesh = read_scan(scan.subject.scan)
             mesh = canonical_mesh(mesh, scan.transform, scan.mm_per_unit, scan.inside_out)
             if triangles is None:
@@ -54,7 +55,7 @@ class RegisteredScans:
                 return None
             points.append((mesh.points / scan.face_scale).astype(np.float32))
             landmarks.append(scan.landmarks / scan.face_scale)
-        if triangles is None or len(points) < MIXED or not _correspond(points, landmarks):
+        if triangles is None or len(points) <= MIXED or not _correspond(points, landmarks):
             return None
         # The alignment of each by its surface is good to a degree or so; its vertices say exactly how it lies.
         mean = np.mean(points, axis=0)
@@ -65,25 +66,23 @@ class RegisteredScans:
 
     @cached_property
     def _means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return self.points.mean(axis=0, dtype=np.float64), mean_landmarks(self.landmarks)
+        return self.points.mean(axis=0, dtype=np.float64), self.landmarks.mean(axis=0)
 
     def blend(self, name: str, rng: np.random.Generator) -> tuple[TriangleMesh, NDArray[np.float64]]:
-        """A face that differs from the mean as those of the scans do, and its landmarks (L, 3), NaN where a scan that
-        it is made of has none."""
+        """A face that differs from the mean as those of the scans do, and its landmarks (L, 3)."""
         chosen = rng.choice(len(self.points), MIXED, replace=False)
         weights = rng.normal(size=MIXED)
         # With squares that sum to one, blends vary about the mean as much as the scans themselves.
         weights /= np.linalg.norm(weights)
         rest = 1.0 - weights.sum()
-        mean_points, mean_marks = self._means
+        mean_points, mean_landmarks = self._means
         points = rest * mean_points + np.tensordot(weights, self.points[chosen], 1)
-        landmarks = rest * mean_marks + np.tensordot(weights, self.landmarks[chosen], 1)
+        landmarks = rest * mean_landmarks + np.tensordot(weights, self.landmarks[chosen], 1)
         return TriangleMesh(points, self.triangles, name), landmarks
 
 
 def _correspond(points: Sequence[NDArray[np.float32]], landmarks: Sequence[NDArray[np.float64]]) -> bool:
     """Whether landmarks (L, 3 each) lie near the same vertices (n, 3 each) of all scans."""
-    known = np.isfinite(landmarks[0]).all(axis=1)
-    vertices = cKDTree(points[0]).query(landmarks[0][known])[1]
-    apart = [np.linalg.norm(own[vertices] - marks[known], axis=1) for own, marks in zip(points, landmarks)]
-    return bool(np.nanmedian(apart) <= REGISTERED_MM)
+    vertices = cKDTree(points[0]).query(landmarks[0])[1]
+    apart = [np.linalg.norm(own[vertices] - marks, axis=1) for own, marks in zip(points, landmarks)]
+    return bool(np.median(apart) <= REGISTERED_MM)

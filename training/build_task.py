@@ -19,7 +19,7 @@ from PALNetLandmarksLib.triangle_order import in_order_of_place
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
-from .aligned_scans import reference_digest
+from .aligned_scans import AlignedScan, reference_digest
 from .blend import RegisteredScans
 from .folder import TrainingDataError
 from .height_map_task import ACROSS_FROM, HeightMapTask, has_across
@@ -131,10 +131,11 @@ def _height_map_task(
                 advance(scan.subject.name)
     source.files.update(files)
     across = _across(a)
+    blends = config.get("blends", 0) if recipe.epochs else 0
     return HeightMapTask(
         source.scheme,
         reference,
-        files["training"] + _blends(config.get("blends", 0), recipe.seed, folder, reference, source, console),
+        files["training"] + _blends(blends, recipe.seed, folder, reference, source.scans["training"], console),
         files["validation"],
         recipe.seed,
         None,
@@ -146,10 +147,10 @@ def _height_map_task(
 
 
 def _blends(
-    count: int, seed: int, folder: Path, reference: ReferenceFace, source: Source, console: Console
+    count: int, seed: int, folder: Path, reference: ReferenceFace, scans: list[AlignedScan], console: Console
 ) -> list[Path]:
     """``count`` prepared blends of the training subjects, if these are registered scans; otherwise none."""
-    registered = RegisteredScans.of(source.scans["training"]) if count else None
+    registered = RegisteredScans.of(scans) if count else None
     if registered is None:
         return []
     files = []
@@ -158,10 +159,11 @@ def _blends(
             file = folder / f"blend-{seed}-{number:05d}{PREPARED}"
             if not file.exists():
                 mesh, landmarks = registered.blend(file.name, np.random.default_rng([seed, number]))
-                visible = np.isfinite(landmarks).all(axis=1)
-                upright = SimilarityTransform(1.0, np.eye(3), np.zeros(3))
-                mesh = in_order_of_place(mesh)
-                save_prepared(file, prepare_placed_scan(mesh, landmarks, visible, reference, upright))
+                visible = np.ones(len(landmarks), dtype=bool)
+                as_it_is = SimilarityTransform(1.0, np.eye(3), np.zeros(3))
+                save_prepared(
+                    file, prepare_placed_scan(in_order_of_place(mesh), landmarks, visible, reference, as_it_is)
+                )
             files.append(file)
             advance(file.name)
     return files

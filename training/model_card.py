@@ -75,9 +75,9 @@ def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write ``model-card.json`` and ``model-card.md`` into ``folder``.
 
     ``facts``: ``name``, ``architecture``, ``parameters``, ``weights`` (file, sha256, dtype, bytes), ``data`` (folders,
-    subjects per split, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``, ``epochs``,
-    ``best`` (the validation measures of the best epoch), ``test`` (from :func:`measure`, or ``None``) and, where there
-    is one, ``calibration`` (see ``training.calibrate``) and ``averaged_with`` (see ``training.export``).
+    subjects per split, blends, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``,
+    ``epochs``, ``best`` (the validation measures of the best epoch), ``test`` (from :func:`measure`, or ``None``) and,
+    where there is one, ``calibration`` (see ``training.calibrate``) and ``averaged_with`` (see ``training.export``).
     """
     card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     card["software"] = software()
@@ -111,6 +111,11 @@ def _markdown(card: Mapping[str, Any]) -> str:
         *(f"| {name} | `{split['folder']}` | {split['subjects']} |" for name, split in data["splits"].items()),
         "",
     ]
+    if data.get("blends"):
+        lines += [
+            f"Besides, {data['blends']} subjects blended of those of the training split, see `training/blend.py`.",
+            "",
+        ]
     if data["left_out"]:
         lines += [f"Left out ({len(data['left_out'])}):", ""]
         lines += [f"- {name}: {reason}" for name, reason in data["left_out"].items()]

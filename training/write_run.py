@@ -61,7 +61,8 @@ def write_run(
             test = measure(*task.predict(network, "test"), task.scheme.labels)
     else:
         counts = {split: len(source.files[split]) for split in source.folders}
-        counts["training"] = task.size
+        if not source.scans:  # a pool may have grown meanwhile
+            counts["training"] = task.size
         means = task.reference.landmarks
         passes = int(before.fact("passes") if before else metadata["passes"])
         scale = _deviation_scale(task, network, passes, before, start.untaught if start else ())
@@ -101,6 +102,7 @@ def write_run(
                     split: {"folder": str(folder), "subjects": counts[split]}
                     for split, folder in source.folders.items()
                 },
+                "blends": task.size - counts["training"],
                 "left_out": source.left_out,
             },
             "config": config,
