@@ -17,6 +17,9 @@ TORCH ?= torch==2.13.0
 export PALNET_SCAN := $(value SCAN)
 export PALNET_OUTPUT := $(value OUTPUT)
 
+ifeq ($(value SCAN),)
+$(error SCAN is empty: make detect SCAN=path, or without SCAN for the sample)
+endif
 ifeq ($(origin scan),command line)
 $(error Write SCAN in capitals: make detect SCAN=path)
 endif

@@ -372,6 +372,22 @@ def test_measurements_are_printed_though_their_table_cannot_be_written(tmp_path)
     document = json.loads(result.stdout)
     assert len(document["files"][0]["measurements"]) == 29
     assert list(document["failed"]) == [str(table)] and "cannot be written" in result.stderr
+    result = invoke("measure", tmp_path / "anna.csv", "-o", table)
+    assert result.exit_code == 1
+    assert result.stdout.count("\n    ") == 29 and "cannot be written" in result.stderr and "table" not in result.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another thing on Windows")
+def test_a_table_of_measurements_is_complete_though_nobody_reads_the_text(tmp_path):
+    reference = load_reference()
+    write_landmarks(tmp_path / "anna.csv", LandmarkSet(reference.labels, reference.landmarks))
+    command = [sys.executable, "-m", "PALNetLandmarksLib.command_line", "measure", "anna.csv", "-o", "all.csv"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert len((tmp_path / "all.csv").read_text(encoding="utf-8").splitlines()) == 30
 
 
 def test_measurements_as_json_and_in_a_unit_that_is_given(tmp_path):

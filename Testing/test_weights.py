@@ -206,7 +206,7 @@ def test_a_pickle_is_never_executed(tmp_path):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(WeightsError, match=r"Cannot read the weights .*nothing\.safetensors"):
+    with pytest.raises(WeightsError, match=r"Cannot read the weights .*nothing\.safetensors.*; check the path\."):
         load_weights(tmp_path / "nothing.safetensors")
     with pytest.raises(WeightsError, match="Cannot read the weights"):
         load_weights(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from PALNetLandmarksLib.align import UNITS
+
 
 def at_least_one(text: str) -> int:
     """A whole number above zero."""
@@ -25,3 +27,8 @@ def not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of zero or more")
     return number
+
+
+def add_unit(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that read scans of one unit."""
+    parser.add_argument("--unit", choices=list(UNITS), help="unit of the scans; by default found out")

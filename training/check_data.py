@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .aligned_scans import align_scans, as_in_scan
-from .arguments import at_least_one
+from .arguments import add_unit, at_least_one
 from .finetuning import habits
 from .folder import Subject, find_subjects, read_landmark_files, twins
 from .messages import say_note, say_reasons
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of scans with landmarks")
     parser.add_argument("--weights", type=Path, help="weights to expect the landmarks by, instead of the bundled ones")
-    parser.add_argument("--unit", choices=list(UNITS), help="unit of the scans; by default found out")
+    add_unit(parser)
     parser.add_argument("--workers", type=at_least_one, default=2, help="scans looked at at once")
     a = parser.parse_args(arguments)
     try:

@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from rich.console import Console
 
 from .aligned_scans import AlignedScan, align_scans
-from .arguments import at_least_one, not_negative
+from .arguments import add_unit, at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
@@ -223,7 +222,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of each training; by default as the recipe says")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
     parser.add_argument("--surface", choices=SURFACES, default="triangle", help="how networks' points are put on scans")
-    parser.add_argument("--unit", choices=list(UNITS), help="unit of the scans; by default found out")
+    add_unit(parser)
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
     parser.add_argument("--published", type=Path, help="JSON with the paper's own tables, shown beside")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])

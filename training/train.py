@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
-from .arguments import at_least_one, not_negative
+from .arguments import add_unit, at_least_one, not_negative
 from .build_task import AnyTask, build_task
 from .finetuning import Arrays, Start, check_network, initial_weights, start_from
 from .folder import TrainingDataError, check_apart
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, help="folder to report errors on, instead of a share of --data")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--scheme", type=Path, help="JSON with the landmarks; by default those of the landmark files")
-    parser.add_argument("--unit", choices=list(UNITS), help="unit of the scans; by default found out")
+    add_unit(parser)
     parser.add_argument("--limit", type=at_least_one, help="train on this many subjects at most")
     parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="weights to start from instead of random ones")
     parser.add_argument(

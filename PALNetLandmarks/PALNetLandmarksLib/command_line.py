@@ -229,19 +229,15 @@ def measure(
             typer.echo(f"Error: {error}", err=True)
             continue
         faces.append((str(path), used, values))
-        if not as_json:
-            typer.echo("\n".join(_measured_lines(path, used, values)))
-    try:
-        if output is not None and faces:
+    # Before the text, whose reader may stop anywhere (`| head`), and the text all the same if it cannot be written.
+    written = False
+    if output is not None and faces:
+        try:
             write_measurements(output, [(name, values) for name, _, values in faces])
-            if not as_json:
-                typer.echo(f"table      {output}")
-    except OutputError as error:
-        if not as_json:
-            _fail(str(error), as_json)
-        # What was measured is not lost with the table.
-        failed[str(output)] = str(error)
-        typer.echo(f"Error: {error}", err=True)
+            written = True
+        except OutputError as error:
+            failed[str(output)] = str(error)
+            typer.echo(f"Error: {error}", err=True)
     if as_json:
         document = {
             "version": _version("palnet-landmarks"),
@@ -250,6 +246,10 @@ def measure(
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
     else:
+        for name, used, values in faces:
+            typer.echo("\n".join(_measured_lines(name, used, values)))
+        if written:
+            typer.echo(f"table      {output}")
         _list_failures(failed, len(landmarks), "files")
     if failed:
         raise typer.Exit(EXIT_FAILED)
@@ -271,8 +271,8 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
 
 
-def _measured_lines(path: Path, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
-    lines = [f"{path}: coordinates in {unit}"]
+def _measured_lines(name: str, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
+    lines = [f"{name}: coordinates in {unit}"]
     group = ""
     for one in values:
         if one.measurement.group != group:

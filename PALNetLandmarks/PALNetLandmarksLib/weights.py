@@ -156,7 +156,7 @@ def load_weights(path: Union[str, os.PathLike[str]], sha256: Optional[str] = Non
         content = source.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WeightsError(f"Cannot read the weights '{source}': {reason}; {_REMEDY}.") from error
+        raise WeightsError(f"Cannot read the weights '{source}': {reason}; check the path.") from error
     digest = hashlib.sha256(content).hexdigest()
     beside = _digest_beside(source)
     for expected in (sha256, beside):

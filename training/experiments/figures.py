@@ -89,8 +89,11 @@ def figure_6(results: Mapping[str, Results], path: Path) -> None:
     _save(figure, path)
 
 
-def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
-    """Prediction and truth on the face of the subject whose error is the median one, for each method."""
+def figure_7(results: Mapping[str, Results], scans: Path, unit: str | None, path: Path) -> None:
+    """Prediction and truth on the face of the subject whose error is the median one, for each method.
+
+    ``unit`` of the scans, ``None`` where it is to be found out.
+    """
     first = next(iter(results.values()))
     names = [name for fold in first.predictions for name in fold.names]
     error = next(reversed(results.values())).errors()
@@ -98,7 +101,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, path: Path) -> None:
     means = np.nanmean(error[done], axis=1)
     subject = int(done[np.argsort(means)[len(done) // 2]])
     mesh = read_scan(next(one.scan for one in find_subjects(scans)[0] if one.name == names[subject]))
-    found = align_to_reference(mesh, load_reference())
+    found = align_to_reference(mesh, load_reference(), unit)
     rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
     skin = to_canonical(mesh.points, found.transform, found.mm_per_unit)
     normals = mesh.vertex_normals @ rotation.T

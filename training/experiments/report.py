@@ -90,7 +90,7 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     ):
         parts += [f"![Figure {number}: {what}](figure-{number}.png)", ""]
     if facts.get("scans") and Path(str(facts["scans"])).is_dir():
-        figures.figure_7(drawn, Path(str(facts["scans"])), report / "figure-7.png")
+        figures.figure_7(drawn, Path(str(facts["scans"])), facts.get("unit"), report / "figure-7.png")
     if (report / "figure-7.png").exists():
         parts += ["![Figure 7: prediction and truth](figure-7.png)", ""]
     (report / "tables.md").write_text("\n".join(parts), encoding="utf-8")
