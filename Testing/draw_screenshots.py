@@ -49,7 +49,7 @@ def draw(resources: Path) -> None:
     moments.append(("4  Ex_L in the centre", view.picture()))
     chin = np.array(node.GetNthControlPointPositionWorld(index["Pg"]))
     view.look_at(chin, (0.0, 0.97, -0.2), 240.0)
-    view.drag(view.display(chin), (24, 10))
+    view.drag(view.display(chin), (4, -14))  # some 4 mm
     moments.append(("5  Pg corrected", view.picture()))
     save(strip(moments), resources / "Tutorial.png")
 
