@@ -108,27 +108,11 @@ def _height_map_task(
             )
         reference = reference_with(reference, source.scheme.labels, means)
         mirrored = counterparts(means)
-    key = _stamps(source)
     face, start = reference_digest(reference), load_weights(a.finetune).sha256 if a.finetune else None
-    name = _digest([PREPARATION, source.scheme.labels, a.unit, key, source.splits, face, start])
+    name = _digest([PREPARATION, source.scheme.labels, a.unit, _stamps(source), source.splits, face, start])
     folder = a.output / f"scans-{name}"
     folder.mkdir(exist_ok=True)
-    files: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    with progress(console, "prepare", len(key)) as advance:
-        for split, scans in source.scans.items():
-            for scan in scans:
-                file = folder / f"{split}-{scan.subject.name}{PREPARED}"
-                try:
-                    if not file.exists():
-                        visible = np.isfinite(scan.landmarks).all(axis=1)
-                        to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
-                        save_prepared(
-                            file, prepare_placed_scan(scan.mesh(), scan.landmarks, visible, reference, to_size)
-                        )
-                    files[split].append(file)
-                except (LandmarkingError, ValueError) as error:
-                    leave_out(source.left_out, {scan.subject.name: str(error)}, console)
-                advance(scan.subject.name)
+    files = _prepare_scans(folder, source, reference, console)
     source.files.update(files)
     across = _across(a)
     blends = config.get("blends", 0) if recipe.epochs else 0
@@ -144,6 +128,27 @@ def _height_map_task(
         # Blends say nothing that their subjects do not.
         across=len(files["training"]) >= ACROSS_FROM if across is None else across,
     )
+
+
+def _prepare_scans(folder: Path, source: Source, reference: ReferenceFace, console: Console) -> dict[str, list[Path]]:
+    """The prepared scans of a laboratory's subjects, by split; who cannot be prepared is left out."""
+    files: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    with progress(console, "prepare", sum(map(len, source.scans.values()))) as advance:
+        for split, scans in source.scans.items():
+            for scan in scans:
+                file = folder / f"{split}-{scan.subject.name}{PREPARED}"
+                try:
+                    if not file.exists():
+                        visible = np.isfinite(scan.landmarks).all(axis=1)
+                        to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
+                        save_prepared(
+                            file, prepare_placed_scan(scan.mesh(), scan.landmarks, visible, reference, to_size)
+                        )
+                    files[split].append(file)
+                except (LandmarkingError, ValueError) as error:
+                    leave_out(source.left_out, {scan.subject.name: str(error)}, console)
+                advance(scan.subject.name)
+    return files
 
 
 def _blends(
