@@ -17,7 +17,7 @@ TORCH ?= torch==2.13.0
 export PALNET_SCAN := $(value SCAN)
 export PALNET_OUTPUT := $(value OUTPUT)
 
-ifeq ($(value SCAN),)
+ifeq ($(filter detect,$(MAKECMDGOALS))$(value SCAN),detect)
 $(error SCAN is empty: make detect SCAN=path, or without SCAN for the sample)
 endif
 ifeq ($(origin scan),command line)

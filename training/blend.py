@@ -47,7 +47,7 @@ class RegisteredScans:
         for scan in scans:
             if not np.isfinite(scan.landmarks).all():
                 continue
-            mesh = read_scan(scan.subject.scan)
+            mesh = read_scan(scan.subject.scan)  # in the file's own order, by which scans correspond
             mesh = canonical_mesh(mesh, scan.transform, scan.mm_per_unit, scan.inside_out)
             if triangles is None:
                 triangles = mesh.triangles

@@ -11,9 +11,7 @@ from typing import Any, Union
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.palnet import PALNetConfig
 from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.procrustes import SimilarityTransform
@@ -29,7 +27,7 @@ from .height_map_task import ACROSS_FROM, HeightMapTask, has_across
 from .loop import Recipe
 from .messages import progress
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
-from .prepared import PREPARATION, prepare_placed_scan, save_prepared
+from .prepared import PREPARATION, prepare_aligned_scan, prepare_placed_scan, save_prepared
 from .source import PREPARED, Source, leave_out
 from .training_scheme import counterparts, mean_landmarks, reference_with
 
@@ -142,8 +140,7 @@ class _Builder:
                     file = folder / f"{split}-{scan.subject.name}{PREPARED}"
                     try:
                         if not file.exists():
-                            to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
-                            _prepare(file, scan.mesh(), scan.landmarks, reference, to_size)
+                            save_prepared(file, prepare_aligned_scan(scan, reference))
                         files[split].append(file)
                     except (LandmarkingError, ValueError) as error:
                         leave_out(source.left_out, {scan.subject.name: str(error)}, self.console)
@@ -153,19 +150,21 @@ class _Builder:
     def _blends(self, folder: Path, reference: ReferenceFace) -> list[Path]:
         """Prepared blends of the training subjects, as many as the configuration says, if these are registered scans;
         otherwise none."""
-        count = self.config.get("blends", 0) if self.recipe.epochs else 0
-        registered = RegisteredScans.of(self.source.scans["training"]) if count else None
+        count, seed = self.config.get("blends", 0) if self.recipe.epochs else 0, self.recipe.seed
+        files = [folder / f"blend-{seed}-{number:05d}{PREPARED}" for number in range(count)]
+        if all(file.exists() for file in files):
+            return files
+        registered = RegisteredScans.of(self.source.scans["training"])
         if registered is None:
             return []
-        seed, files = self.recipe.seed, []
+        visible = np.ones(len(self.source.scheme), dtype=bool)
         as_it_is = SimilarityTransform(1.0, np.eye(3), np.zeros(3))
         with progress(self.console, "blend", count) as advance:
-            for number in range(count):
-                file = folder / f"blend-{seed}-{number:05d}{PREPARED}"
+            for number, file in enumerate(files):
                 if not file.exists():
                     mesh, landmarks = registered.blend(file.name, np.random.default_rng([seed, number]))
-                    _prepare(file, in_order_of_place(mesh), landmarks, reference, as_it_is)
-                files.append(file)
+                    mesh = in_order_of_place(mesh)
+                    save_prepared(file, prepare_placed_scan(mesh, landmarks, visible, reference, as_it_is))
                 advance(file.name)
         return files
 
@@ -182,17 +181,6 @@ class _Builder:
         facts = [source.scheme.labels, self.options.unit, _stamps(source), source.splits, reference_digest(reference)]
         folder: Path = self.options.output / f"{kind}-{_digest([PREPARATION, *facts, *settings])}"
         return folder
-
-
-def _prepare(
-    file: Path,
-    mesh: TriangleMesh,
-    landmarks: NDArray[np.float64],
-    reference: ReferenceFace,
-    to_reference: SimilarityTransform,
-) -> None:
-    visible = np.isfinite(landmarks).all(axis=1)
-    save_prepared(file, prepare_placed_scan(mesh, landmarks, visible, reference, to_reference))
 
 
 def _stamps(source: Source) -> list[Any]:

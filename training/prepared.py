@@ -17,6 +17,8 @@ from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 
+from .aligned_scans import AlignedScan
+
 #: Positions are kept as multiples of this many millimetres in 16 bits.
 STEP_MM = 0.006
 
@@ -81,6 +83,13 @@ def prepare_placed_scan(
         visible=np.asarray(visible, dtype=bool) & known,
         size=1.0 / to_reference.scale,
     )
+
+
+def prepare_aligned_scan(scan: AlignedScan, reference: ReferenceFace) -> PreparedScan:
+    """A laboratory's scan as the library has aligned it, brought to the reference's size; raises the same."""
+    to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
+    all_known = np.ones(len(scan.landmarks), dtype=bool)
+    return prepare_placed_scan(scan.mesh(), scan.landmarks, all_known, reference, to_size)
 
 
 def _known(landmarks: NDArray[np.float64], name: str) -> NDArray[np.bool_]:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import align_to_reference, to_canonical
 from PALNetLandmarksLib.mesh import TriangleMesh
-from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.region_of_interest import sample_region_of_interest
 from PALNetLandmarksLib.surface import SurfaceLocator
 
 from ...aligned_scans import AlignedScan
 from ...augmentation import unpack
-from ...prepared import PreparedScan, prepare_placed_scan
+from ...prepared import PreparedScan, prepare_aligned_scan
 from ..methods import Predict, Prediction
 
 #: Landmarks (L, 3) from samples (n, 3) and their normals (n, 3), all in the reference's frame and size (LPS mm).
@@ -27,12 +26,7 @@ Place = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]
 def prepare_placed_scans(scans: Iterable[AlignedScan]) -> list[PreparedScan]:
     """Samples and landmarks of aligned scans, in the reference's frame and size."""
     reference = load_reference()
-    prepared = []
-    for scan in scans:
-        visible = np.isfinite(scan.landmarks).all(axis=1)
-        to_size = SimilarityTransform(1.0 / scan.face_scale, np.eye(3), np.zeros(3))
-        prepared.append(prepare_placed_scan(scan.mesh(), scan.landmarks, visible, reference, to_size))
-    return prepared
+    return [prepare_aligned_scan(scan, reference) for scan in scans]
 
 
 def mean_error_mm(place: Place, scans: Sequence[PreparedScan]) -> dict[str, float]:
