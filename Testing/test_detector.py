@@ -73,7 +73,7 @@ def test_detection_of_the_sample(found: Detection, sample: TriangleMesh, resourc
     assert found.points.shape == (50, 3) and np.isfinite(found.points).all()
     assert found.standard_deviation_mm.shape == (50,) and (found.standard_deviation_mm > 0).all()
     assert (found.unit, found.unit_source, found.coordinate_system, found.device) == ("mm", "estimated", "LPS", "cpu")
-    assert 0.87 <= found.fitness <= 1
+    assert 0.8 <= found.fitness <= 1
     assert 0.7 < found.face_scale < 1.3
     rotation = found.rigid_transform[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
@@ -240,6 +240,15 @@ def test_how_the_surface_is_listed(detector: LandmarkDetector, found: Detection,
     assert np.abs(other.standard_deviation_mm - found.standard_deviation_mm).max() < 1e-6
 
 
+def test_how_precisely_the_surface_is_stored(
+    detector: LandmarkDetector, found: Detection, sample: TriangleMesh
+) -> None:
+    away = sample.points + np.array([500.0, -2000.0, 900.0])
+    stored = detector.detect(sample.with_points(away.astype(np.float32).astype(np.float64)))
+    difference = apart(stored.points - (away - sample.points)[0], found.points)
+    assert difference.max() < 0.1 and np.median(difference) < 0.01
+
+
 def test_inside_out_scan_is_accepted_with_a_warning(
     detector: LandmarkDetector, found: Detection, sample: TriangleMesh
 ) -> None:
@@ -247,8 +256,7 @@ def test_inside_out_scan_is_accepted_with_a_warning(
     other = detector.detect(inverted)
     assert any("inside-out" in warning for warning in other.warnings)
     assert not any("inside-out" in warning for warning in found.warnings)
-    # Its face is sampled at the same places; what the alignment samples lies elsewhere in the same triangles.
-    assert apart(other.points, found.points).max() < 0.25
+    assert apart(other.points, found.points).max() < 1e-6
 
 
 def test_two_threads_give_what_one_gives(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:

@@ -133,7 +133,7 @@ def test_settings_that_make_no_sense_are_refused(settings):
 def test_cloud_is_sampled_on_the_surface_or_is_the_vertices():
     square = TriangleMesh(np.array([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]), np.array([[0, 1, 2], [0, 2, 3]]))
     cloud = sample_cloud(square, PatchConfig(cloud_size=10_000))
-    assert cloud.shape == (pytest.approx(10_000, rel=0.01), 3)
+    assert cloud.shape == (pytest.approx(10_000, rel=0.25), 3)
     counts, _, _ = np.histogram2d(cloud[:, 0], cloud[:, 1], bins=10, range=[[0, 2], [0, 2]])
     assert counts.min() > 70
     assert counts.max() < 130

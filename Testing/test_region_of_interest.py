@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
-from PALNetLandmarksLib.region_of_interest import SAMPLE_COUNT, crop_to_region_of_interest, sample_region_of_interest
+from PALNetLandmarksLib.region_of_interest import (
+    MOST_SAMPLES,
+    SAMPLE_PITCH_MM,
+    crop_to_region_of_interest,
+    sample_region_of_interest,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +58,10 @@ def test_a_margin_widens_the_box_on_all_sides(margin: float, head: TriangleMesh,
 
 
 def test_the_samples_are_those_of_the_cropped_mesh(head: TriangleMesh, reference: ReferenceFace) -> None:
-    samples = sample_region_of_interest(head, reference, count=3000)
+    samples = sample_region_of_interest(head, reference)
     cropped = crop_to_region_of_interest(head, reference, 10.0)
     areas, _ = cropped.triangle_areas_and_normals
-    assert len(samples.points) == pytest.approx(3000, rel=0.02)
+    assert len(samples.points) == pytest.approx(0.83 * samples.area / SAMPLE_PITCH_MM**2, rel=0.1)
     assert samples.area == pytest.approx(areas.sum(), rel=1e-9)
     chosen = head.triangles[samples.triangle_index]
     assert set(chosen.ravel()) <= set(
@@ -71,27 +76,31 @@ def test_the_samples_are_those_of_the_cropped_mesh(head: TriangleMesh, reference
 
 
 def test_samples_are_even_and_the_same_every_time(head: TriangleMesh, reference: ReferenceFace) -> None:
-    first, again = (sample_region_of_interest(head, reference, count=20_000) for _ in range(2))
+    first, again = (sample_region_of_interest(head, reference) for _ in range(2))
     np.testing.assert_array_equal(first.points, again.points)
     np.testing.assert_array_equal(first.normals, again.normals)
-    # Boxes of 20 mm on the front of the egg hold samples in proportion to their area.
+    # Boxes of 20 mm on the front of the egg, which faces y, hold a sample for each square of the lattice, and those on
+    # the sides of its nose besides.
     front = first.points[
         (np.abs(first.points[:, 0]) < 60) & (np.abs(first.points[:, 2]) < 60) & (first.points[:, 1] < 90)
     ]
-    inside = first.normals[
-        (np.abs(first.points[:, 0]) < 60) & (np.abs(first.points[:, 2]) < 60) & (first.points[:, 1] < 90)
-    ]
-    per_area, _, _ = np.histogram2d(front[:, 0], front[:, 2], bins=6, range=[[-60, 60]] * 2, weights=-inside[:, 1])
-    # A sample stands for area / 20,000; projected to the front, every box has 400 mm2.
-    projected = per_area * first.area / 20_000
-    np.testing.assert_allclose(projected, 400.0, rtol=0.12)
+    per_box, _, _ = np.histogram2d(front[:, 0], front[:, 2], bins=3, range=[[-30, 30]] * 2)
+    assert 1.0 <= per_box.min() * SAMPLE_PITCH_MM**2 / 400 < per_box.max() * SAMPLE_PITCH_MM**2 / 400 < 1.4
 
 
-def test_the_default_is_dense_enough_for_the_fine_maps(reference: ReferenceFace) -> None:
+def test_the_samples_are_dense_enough_for_the_fine_maps(reference: ReferenceFace) -> None:
     mesh = TriangleMesh(reference.points, reference.triangles)
     samples = sample_region_of_interest(mesh, reference)
-    assert len(samples.points) == pytest.approx(SAMPLE_COUNT, rel=0.01)
-    assert np.sqrt(samples.area / SAMPLE_COUNT) < 1.5  # mm between samples; pixels are 1.25 mm
+    assert np.sqrt(samples.area / len(samples.points)) < 1.5  # mm between samples; pixels are 1.25 mm
+
+
+def test_what_is_there_many_times_over_gives_no_more_samples_than_there_is_time_for(
+    head: TriangleMesh, reference: ReferenceFace
+) -> None:
+    layers = TriangleMesh(head.points, np.tile(head.triangles, (20, 1)))
+    once, often = (sample_region_of_interest(mesh, reference) for mesh in (head, layers))
+    assert often.area == pytest.approx(20 * once.area)
+    assert len(often.points) == pytest.approx(MOST_SAMPLES, rel=0.3)
 
 
 def test_a_scan_beside_the_face_has_no_samples(head: TriangleMesh, reference: ReferenceFace) -> None:

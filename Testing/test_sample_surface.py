@@ -11,6 +11,8 @@ from PALNetLandmarksLib.sample_surface import SurfaceSamples, sample_surface
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from training.benchmarks.repeatability import listed_otherwise
+
 
 def sphere(radius: float = 50.0, columns: int = 60) -> TriangleMesh:
     longitude = np.linspace(0, 2 * np.pi, columns + 1)
@@ -51,43 +53,91 @@ def subdivide(mesh: TriangleMesh) -> TriangleMesh:
     return TriangleMesh(points, np.arange(len(points)).reshape(-1, 3))
 
 
-@pytest.mark.parametrize("surplus", [1, 4])
-@pytest.mark.parametrize("splits", [0, 1, 2, 3, 4])
-def test_samples_are_more_even_than_random_ones(splits: int, surplus: int) -> None:
+@pytest.mark.parametrize("first", [4000, 16_000])
+@pytest.mark.parametrize("splits", [0, 2, 4])
+def test_samples_are_more_even_than_random_ones(splits: int, first: int) -> None:
     mesh = sphere()
     for _ in range(splits):
         mesh = subdivide(mesh)
-    samples = sample_surface(mesh, 4000 * surplus).thinned(4000).points
-    random = np.random.default_rng(0).normal(size=(4000, 3))
+    samples = sample_surface(mesh, first).thinned(4000).points
+    random = np.random.default_rng(0).normal(size=(len(samples), 3))
     random *= 50 / np.linalg.norm(random, axis=1, keepdims=True)
     probes = 50 * Rotation.random(2000, random_state=1).as_matrix()[:, 0]
     counts, random_counts = (
         np.array([len(found) for found in cKDTree(points).query_ball_point(probes, 8.0)])
         for points in (samples, random)
     )
-    assert counts.mean() == pytest.approx(random_counts.mean(), rel=0.03)
-    # However the file lists its triangles, never less even than random ones.
-    assert counts.std() < (1.1 if splits else 0.7) * random_counts.std()
-    assert counts.min() > 0
+    # What the slant makes of the density, the same for all orders of triangles, and little besides.
+    density = np.abs(probes).max(axis=1) / 50
+    assert np.corrcoef(density, counts)[0, 1] > 0.8
+    left = counts / density
+    assert left.std() / left.mean() < 0.6 * random_counts.std() / random_counts.mean()
+    assert counts.min() > 0.4 * random_counts.mean()
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31 - 1), st.integers(1, 400))
-def test_every_triangle_gets_its_share_within_two_samples(seed: int, count: int) -> None:
+@given(st.integers(0, 2**31 - 1), st.integers(50, 400))
+def test_they_are_where_lines_of_a_lattice_meet_the_surface(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     mesh = TriangleMesh(rng.normal(size=(30, 3)), rng.integers(0, 30, (25, 3)))  # degenerate triangles among them
+    areas, normals = mesh.triangle_areas_and_normals
     samples = sample_surface(mesh, count)
-    areas, _ = mesh.triangle_areas_and_normals
+    pitch = np.sqrt(0.83 * areas.sum() / count)
+    axis = np.abs(normals[samples.triangle_index]).argmax(axis=1)
+    across, along = (axis + 1) % 3, (axis + 2) % 3
+    number = np.arange(len(axis))
+    on_lines = np.stack([samples.points[number, across], samples.points[number, along]]) / pitch
+    assert np.abs(on_lines - np.round(on_lines)).max() < 1e-9
+    # As many as lines pass through the triangle, give or take its border.
     got = np.bincount(samples.triangle_index, minlength=25)
-    assert got.sum() == len(samples.points)
-    assert np.abs(got - count * areas / areas.sum()).max() <= 2
+    expected = areas * np.abs(normals).max(axis=1) / pitch**2
+    corners = mesh.points[mesh.triangles]
+    border = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).sum(axis=1) / pitch
+    assert (np.abs(got - expected) <= 1 + border).all()
     assert samples.area == pytest.approx(areas.sum())
+
+
+def test_a_line_through_an_edge_meets_one_of_its_triangles() -> None:
+    steps = np.arange(9.0)
+    x, y = np.meshgrid(steps, steps, indexing="ij")
+    corner = (np.arange(8)[:, None] * 9 + np.arange(8)).ravel()
+    triangles = np.concatenate(
+        [np.stack([corner, corner + 9, corner + 1], 1), np.stack([corner + 9, corner + 10, corner + 1], 1)]
+    )
+    mesh = TriangleMesh(np.stack([x, y, 0.25 * x], axis=2).reshape(-1, 3), triangles)
+    samples = sample_surface(mesh, 10**6, None, 1.0)
+    assert np.array_equal(np.unique(samples.points, axis=0), samples.points[np.lexsort(samples.points.T[::-1])])
+    assert len(samples.points) == 64  # each square of the lattice has one of its corners
 
 
 @pytest.mark.parametrize("columns", [12, 60, 240])
 @pytest.mark.parametrize("count", [5000, 40_000])
-def test_there_are_as_many_as_asked_for_within_one_percent(columns: int, count: int) -> None:
-    assert len(sample_surface(sphere(columns=columns), count).points) == pytest.approx(count, rel=0.01)
+def test_a_surface_that_faces_every_way_gives_as_many_as_asked_for(columns: int, count: int) -> None:
+    turn = Rotation.random(random_state=columns).as_matrix()
+    mesh = sphere(columns=columns)
+    assert len(sample_surface(mesh.with_points(mesh.points @ turn.T), count).points) == pytest.approx(count, rel=0.03)
+
+
+def test_the_lattice_is_no_finer_than_allowed() -> None:
+    mesh = sphere()
+    fine, coarse = (sample_surface(mesh, 40_000, None, pitch) for pitch in (0.0, 2.0))
+    assert len(coarse.points) == pytest.approx(0.83 * coarse.area / 4, rel=0.03)
+    assert len(fine.points) > 4 * len(coarse.points)
+
+
+def test_neither_the_order_of_the_file_nor_doubles_change_anything() -> None:
+    turn = Rotation.random(random_state=4).as_matrix()
+    mesh = sphere(columns=100)
+    mesh = mesh.with_points(mesh.points @ turn.T)
+    first = sample_surface(mesh, 5000)
+    rng = np.random.default_rng(0)
+    other = sample_surface(listed_otherwise(mesh, rng), 5000)
+    assert np.abs(first.points - other.points).max() < 1e-9 and np.abs(first.normals - other.normals).max() < 1e-9
+    double = TriangleMesh(mesh.points, np.concatenate([mesh.triangles, mesh.triangles[:300]]))
+    more = sample_surface(double, 10**6, None, 1.5)
+    assert np.array_equal(
+        np.unique(more.points, axis=0), np.unique(sample_surface(mesh, 10**6, None, 1.5).points, axis=0)
+    )
 
 
 def changed(before: SurfaceSamples, after: SurfaceSamples, mm: float) -> float:
@@ -95,49 +145,30 @@ def changed(before: SurfaceSamples, after: SurfaceSamples, mm: float) -> float:
     return float(np.mean(cKDTree(after.points).query(before.points)[0] > mm))
 
 
-def test_a_triangle_less_changes_samples_nearby_alone() -> None:
+def test_a_triangle_less_changes_its_own_samples_alone() -> None:
     mesh = sphere(columns=160)
     everything = np.arange(len(mesh.triangles))
-    without = np.delete(everything, [11, 5000, 20_000])
-    before, after = (sample_surface(mesh, 20_000, subset, 16) for subset in (everything, without))
-    assert changed(before, after, 0.05) < 0.01
-    # The same of the first part alone, which the coarse height maps draw.
-    assert changed(before.thinned(4000), after.thinned(4000), 0.05) < 0.01
+    gone = [11, 5000, 20_000]
+    before, after = (sample_surface(mesh, 10**6, subset, 0.5) for subset in (everything, np.delete(everything, gone)))
+    kept = ~np.isin(before.triangle_index, gone)
+    assert 0 < (~kept).sum() < 100
+    assert np.array_equal(before.points[kept], after.points)
 
 
-def test_rounding_changes_few_samples() -> None:
+def test_rounding_moves_samples_no_further() -> None:
     mesh = sphere(columns=160)
     away = np.array([700.0, -900.0, 400.0])
     rounded = (mesh.points + away).astype(np.float32).astype(np.float64) - away
-    before, after = (sample_surface(each, 20_000, None, 16) for each in (mesh, mesh.with_points(rounded)))
-    assert changed(before, after, 0.01) < 0.003
-    assert changed(before.thinned(4000), after.thinned(4000), 0.01) < 0.003
-
-
-def test_a_moved_surface_gives_the_moved_samples() -> None:
-    mesh = sphere()
-    rotation, shift = Rotation.random(random_state=3).as_matrix(), np.array([100.0, -2000.0, 7.0])
-    before = sample_surface(mesh, 2000)
-    after = sample_surface(mesh.with_points(mesh.points @ rotation.T + shift), 2000)
-    assert np.array_equal(before.triangle_index, after.triangle_index)
-    assert np.abs(before.points @ rotation.T + shift - after.points).max() < 1e-9
-    assert np.abs(before.normals @ rotation.T - after.normals).max() < 1e-9
-
-
-def test_the_same_file_gives_the_same_bits_and_a_numbering_of_vertices_does_not_matter() -> None:
-    mesh = sphere()
-    order = np.random.default_rng(0).permutation(len(mesh.points))
-    renumbered = TriangleMesh(mesh.points[order], np.argsort(order)[mesh.triangles])
-    first = sample_surface(mesh, 1000)
-    assert np.array_equal(first.points, sample_surface(mesh, 1000).points)
-    assert np.array_equal(first.points, sample_surface(renumbered, 1000).points)
+    before, after = (sample_surface(each, 20_000, None, 1.0) for each in (mesh, mesh.with_points(rounded)))
+    assert changed(before, after, 0.001) < 0.001
+    assert changed(before.thinned(4000), after.thinned(4000), 0.001) < 0.001
 
 
 def test_a_subset_is_sampled_alone() -> None:
     mesh = sphere()
     upper = np.flatnonzero((mesh.points[mesh.triangles][:, :, 2] > 0).all(axis=1))
     samples = sample_surface(mesh, 500, upper)
-    assert len(samples.points) == pytest.approx(500, rel=0.05)
+    assert len(samples.points) == pytest.approx(500, rel=0.1)
     assert np.isin(samples.triangle_index, upper).all()
     assert samples.points[:, 2].min() > 0
 
@@ -146,6 +177,17 @@ def test_a_subset_is_sampled_alone() -> None:
 def test_no_area_gives_no_samples(triangles: np.ndarray) -> None:
     samples = sample_surface(TriangleMesh(np.eye(3), triangles), 100)
     assert samples.points.shape == (0, 3) and samples.area == 0
+
+
+@pytest.mark.parametrize("far", [1e9, 1e30, 1e100])
+def test_a_damaged_corner_takes_neither_memory_nor_time(far: float) -> None:
+    mesh = sphere()
+    points = mesh.points.copy()
+    points[777] = far
+    samples = sample_surface(mesh.with_points(points), 40_000)
+    assert len(samples.points) < 100_000
+    near = sample_surface(mesh.with_points(points), 10**6, np.flatnonzero((mesh.triangles != 777).all(axis=1)), 1.0)
+    assert len(near.points) == pytest.approx(0.83 * near.area, rel=0.03)
 
 
 def test_later_samples_are_as_even_as_the_first() -> None:

@@ -26,7 +26,6 @@ from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import ReferenceFace
-from PALNetLandmarksLib.triangle_order import in_order_of_place
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
@@ -61,9 +60,7 @@ class AlignedScan:
 
     def mesh(self) -> TriangleMesh:
         """The scan in the canonical frame, mm of the subject; read again from its file."""
-        return canonical_mesh(
-            in_order_of_place(read_scan(self.subject.scan)), self.transform, self.mm_per_unit, self.inside_out
-        )
+        return canonical_mesh(read_scan(self.subject.scan), self.transform, self.mm_per_unit, self.inside_out)
 
 
 def align_scans(

@@ -16,7 +16,6 @@ from PALNetLandmarksLib.palnet import PALNetConfig
 from PALNetLandmarksLib.patches import PatchConfig
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import ReferenceFace
-from PALNetLandmarksLib.triangle_order import in_order_of_place
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
@@ -163,7 +162,6 @@ class _Builder:
             for number, file in enumerate(files):
                 if not file.exists():
                     mesh, landmarks = registered.blend(file.name, np.random.default_rng([seed, number]))
-                    mesh = in_order_of_place(mesh)
                     save_prepared(file, prepare_placed_scan(mesh, landmarks, visible, reference, as_it_is))
                 advance(file.name)
         return files

@@ -24,7 +24,7 @@ STEP_MM = 0.006
 
 #: Of preparation as a whole: raise it when samples, patches or files come out otherwise. It is in each file, which is
 #: refused if it has another one, and in the names of what a training keeps, which is then made anew.
-PREPARATION = 2
+PREPARATION = 3
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -32,7 +32,6 @@ from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
 from .stepwise import finish
-from .triangle_order import in_order_of_place
 
 #: Millimetres per unit.
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4}
@@ -94,8 +93,8 @@ class Alignment:
 def align_to_reference(
     mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
 ) -> Alignment:
-    """``align_stepwise`` at one go, however the file lists the surface."""
-    return finish(align_stepwise(in_order_of_place(mesh), reference, unit, least_fitness))
+    """``align_stepwise`` at one go."""
+    return finish(align_stepwise(mesh, reference, unit, least_fitness))
 
 
 def align_stepwise(
@@ -107,7 +106,7 @@ def align_stepwise(
 
     Parameters
     ----------
-    mesh : the scan in any pose; ``in_order_of_place``, if the result is not to depend on how its file lists it.
+    mesh : the scan in any pose.
     reference : canonical LPS mm.
     unit : length unit of the scan, if known; otherwise that which makes a face of what is there.
     least_fitness : what is refused; ``DOUBTFUL_FITNESS`` for those who tell faces from others by further means.
@@ -121,11 +120,10 @@ def align_stepwise(
     ValueError
         If ``unit`` is none of ``UNITS``.
     """
-    samples = sample_surface(mesh, _DENSE_SAMPLES)
+    frame = PrincipalFrame.of(mesh)
+    samples = sample_surface(mesh.with_points(frame.place(mesh.points)), _DENSE_SAMPLES)
     if not len(samples.points):
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
-    frame = PrincipalFrame.of(samples.points)
-    samples = replace(samples, points=frame.points, normals=samples.normals @ frame.axes.T)
     units = _plausible_units(samples, mesh.name, unit)
     yield
     target = _Target.of(reference)
@@ -187,8 +185,8 @@ def to_canonical(points: Array, transform: Array, mm_per_unit: float) -> Array:
 
 
 def canonical_mesh(mesh: TriangleMesh, transform: Array, mm_per_unit: float, inside_out: bool) -> TriangleMesh:
-    """A scan in the canonical frame, wound outward; each triangle keeps its first corner."""
-    triangles = mesh.triangles[:, [0, 2, 1]] if inside_out else mesh.triangles
+    """A scan in the canonical frame, wound outward."""
+    triangles = mesh.triangles[:, ::-1] if inside_out else mesh.triangles
     return TriangleMesh(to_canonical(mesh.points, transform, mm_per_unit), triangles, mesh.name)
 
 

@@ -22,7 +22,6 @@ from .resources import resource_path
 from .stepwise import Result, finish
 from .stopwatch import Stopwatch
 from .surface import SurfaceLocator
-from .triangle_order import in_order_of_place
 from .weights import load_weights
 
 #: What ``detect_stepwise`` says, in order.
@@ -120,9 +119,6 @@ class LandmarkDetector:
         yield "read"
         mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
         stopwatch.lap("read")
-        yield "align"
-        # What is sampled follows the order of the triangles.
-        mesh = in_order_of_place(mesh)
         yield "align"
         alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit, DOUBTFUL_FITNESS))
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]

@@ -1,4 +1,4 @@
-"""A frame that a set of points brings along in every pose."""
+"""A frame that a surface brings along in every pose."""
 
 from __future__ import annotations
 
@@ -7,31 +7,53 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .mesh import TriangleMesh
+
+#: Triangles handled at once; bounds the memory of the intermediate arrays.
+_CHUNK = 500_000
+
 
 @dataclass(frozen=True)
 class PrincipalFrame:
-    """Mean (3,) and principal axes (3, 3; rows, right-handed) of points, each axis pointing to the longer tail.
+    """Centre (3,) and principal axes (3, 3; rows, right-handed) of a surface, each axis pointing to the longer tail.
 
     What is done in this frame meets a scan the same way whatever its pose in the file: the results for two poses of
-    one scan lie within rounding of each other. ``points`` (k, 3) are those it was made from, in its coordinates.
+    one scan lie within rounding of each other.
     """
 
     centre: NDArray[np.float64]
     axes: NDArray[np.float64]
-    points: NDArray[np.float64]
 
     @staticmethod
-    def of(points: NDArray[np.float64]) -> PrincipalFrame:
-        """The frame of points (k, 3), one at least."""
-        centre = points.mean(axis=0)
-        offset = points - centre
-        axes = np.linalg.eigh(offset.T @ offset)[1].T
-        along = offset @ axes.T
-        squares, cubes = np.einsum("ij,ij->j", along, along), np.einsum("ij,ij,ij->j", along, along, along)
-        with np.errstate(invalid="ignore"):  # a flat surface has no tails along its normal
+    def of(mesh: TriangleMesh) -> PrincipalFrame:
+        """Every triangle counts by its area, at its centre; a surface without area gets the frame it is in."""
+        centres, areas = _centres_and_areas(mesh)
+        total = areas.sum()
+        if not np.isfinite(total) or total <= 0:
+            return PrincipalFrame(np.zeros(3), np.eye(3))
+        weights = areas / total
+        centre = weights @ centres
+        centres -= centre
+        axes = np.linalg.eigh((centres * weights[:, None]).T @ centres)[1].T
+        along = centres @ axes.T
+        squares, cubes = weights @ along**2, weights @ along**3
+        with np.errstate(invalid="ignore", divide="ignore"):  # a flat surface has no tails along its normal
             skewness = np.nan_to_num(cubes / squares**1.5)
         signs = np.where(skewness < 0, -1.0, 1.0)
         if np.linalg.det(axes) * signs.prod() < 0:
             signs[np.argmin(np.abs(skewness))] *= -1
-        along *= signs
-        return PrincipalFrame(centre, axes * signs[:, None], along)
+        return PrincipalFrame(centre, axes * signs[:, None])
+
+    def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points (n, 3) of the surface's own frame in this one."""
+        return (points - self.centre) @ self.axes.T
+
+
+def _centres_and_areas(mesh: TriangleMesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of all triangles, (m, 3) and (m,)."""
+    centres, areas = np.empty((len(mesh.triangles), 3)), np.empty(len(mesh.triangles))
+    for start in range(0, len(areas), _CHUNK):
+        a, b, c = (mesh.points[corner] for corner in mesh.triangles[start : start + _CHUNK].T)
+        centres[start : start + _CHUNK] = (a + b + c) / 3
+        areas[start : start + _CHUNK] = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    return centres, areas

@@ -9,11 +9,11 @@ from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 
-#: Samples taken on the region of interest: about 1.4 mm apart on an adult face.
-SAMPLE_COUNT = 48_000
+#: Distance between the samples of the region of interest, about that between the pixels of the finest height maps.
+SAMPLE_PITCH_MM = 1.25
 
-#: Few, so that a triangle that comes or goes at the border of the region, by rounding, changes no samples elsewhere.
-_SAMPLES_PER_BLOCK = 16
+#: Samples of a surface three times as large as that of a head: what lies inside it or is there several times over.
+MOST_SAMPLES = 150_000
 
 
 def crop_to_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float = 0.0) -> TriangleMesh:
@@ -27,11 +27,9 @@ def crop_to_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, mar
     )
 
 
-def sample_region_of_interest(
-    mesh: TriangleMesh, reference: ReferenceFace, count: int = SAMPLE_COUNT, margin_mm: float = 10.0
-) -> SurfaceSamples:
-    """About ``count`` even samples of the same part (see ``sample_surface``), without copying the mesh."""
-    return sample_surface(mesh, count, _triangles_inside(mesh, reference, margin_mm), _SAMPLES_PER_BLOCK)
+def sample_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float = 10.0) -> SurfaceSamples:
+    """Even samples of the same part (see ``sample_surface``), without copying the mesh."""
+    return sample_surface(mesh, MOST_SAMPLES, _triangles_inside(mesh, reference, margin_mm), SAMPLE_PITCH_MM)
 
 
 def _triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float) -> NDArray[np.int64]:
