@@ -35,8 +35,8 @@ class PrincipalFrame:
         centre = weights @ centres
         centres -= centre
         axes = np.linalg.eigh((centres * weights[:, None]).T @ centres)[1].T
-        along = centres @ axes.T
-        squares, cubes = weights @ along**2, weights @ along**3
+        moments = [[weights @ (centres @ axis) ** power for power in (2, 3)] for axis in axes]
+        squares, cubes = np.array(moments).T
         with np.errstate(invalid="ignore", divide="ignore"):  # a flat surface has no tails along its normal
             skewness = np.nan_to_num(cubes / squares**1.5)
         signs = np.where(skewness < 0, -1.0, 1.0)

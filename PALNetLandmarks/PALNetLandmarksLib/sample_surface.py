@@ -77,12 +77,16 @@ def sample_surface(
     """
     index = np.arange(len(mesh.triangles)) if triangle_subset is None else np.asarray(triangle_subset)
     chunks = [index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK)]
-    total = sum(0.5 * float(_lengths(_normals(_corners(mesh.points, mesh.triangles[chunk]))).sum()) for chunk in chunks)
+    columns = np.ascontiguousarray(mesh.points.T)
+    total = sum(0.5 * float(_lengths(_normals(_corners(columns, mesh.triangles[chunk]))).sum()) for chunk in chunks)
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     pitch = max(float(np.sqrt(_MEAN_SHARE * total / count)), least_pitch)
-    places = mesh.points / pitch
-    met = [part for chunk in chunks for part in _meet(places, mesh.triangles, chunk)]
+    met = []
+    for chunk in chunks:
+        corners = _corners(columns, mesh.triangles[chunk])
+        corners /= pitch
+        met += _meet(corners, chunk)
     points, normals, hit, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*met))
     order = np.lexsort((depth, rank))
     return SurfaceSamples(points.T[order] * pitch, normals.T[order], hit[order], total)
@@ -93,22 +97,21 @@ def sample_surface(
 _Met = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _meet(places: NDArray[np.float64], triangles: NDArray[np.int64], chosen: NDArray[np.int64]) -> list[_Met]:
-    """Where the lines through whole numbers meet the ``chosen`` triangles, for each axis the triangles that face it."""
-    corners = _corners(places, triangles[chosen])
+def _meet(corners: NDArray[np.float64], numbers: NDArray[np.int64]) -> list[_Met]:
+    """Where the lines through whole numbers meet triangles (3 corners, 3, m), for each axis those that face it most."""
     normals = _normals(corners)
     facing = np.where(normals.any(axis=0), (np.abs(normals) * _PREFERENCE).argmax(axis=0), -1)
     met = []
     for axis in range(3):
         mine = np.flatnonzero(facing == axis)
-        met.append(_meet_facing(corners.take(mine, axis=2), normals.take(mine, axis=1), chosen[mine], axis))
+        met.append(_meet_facing(corners.take(mine, axis=2), normals.take(mine, axis=1), numbers[mine], axis))
     return met
 
 
 def _meet_facing(
     corners: NDArray[np.float64], normals: NDArray[np.float64], numbers: NDArray[np.int64], axis: int
 ) -> _Met:
-    """Where the lines along ``axis`` meet triangles (3 corners, 3, m); an edge on a line belongs to one of its two."""
+    """Where the lines along ``axis`` meet triangles; an edge on a line belongs to one of its two triangles."""
     across, along = (axis + 1) % 3, (axis + 2) % 3
     # Each row of lines that a triangle reaches, and from where to where it covers that row.
     a, b, c = corners
@@ -146,11 +149,11 @@ def _repeat(counts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.
     return which, np.arange(len(which)) - np.repeat(np.cumsum(whole) - whole, whole)
 
 
-def _corners(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(3 corners, 3 coordinates, m)"""
+def _corners(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(3 corners, 3 coordinates, m) of triangles (m, 3); ``columns``: the coordinates (3, n) of all points."""
     corners = np.empty((3, 3, len(triangles)))
     for axis in range(3):
-        corners[:, axis] = np.ascontiguousarray(points[:, axis])[triangles.T]
+        corners[:, axis] = columns[axis][triangles.T]
     return corners
 
 
