@@ -9,8 +9,8 @@ import pytest
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.region_of_interest import (
-    MOST_SAMPLES,
     SAMPLE_PITCH_MM,
+    SAMPLES_AT_MOST,
     crop_to_region_of_interest,
     sample_region_of_interest,
 )
@@ -100,7 +100,7 @@ def test_what_is_there_many_times_over_gives_no_more_samples_than_there_is_time_
     layers = TriangleMesh(head.points, np.tile(head.triangles, (20, 1)))
     once, often = (sample_region_of_interest(mesh, reference) for mesh in (head, layers))
     assert often.area == pytest.approx(20 * once.area)
-    assert len(often.points) == pytest.approx(MOST_SAMPLES, rel=0.3)
+    assert len(often.points) == pytest.approx(SAMPLES_AT_MOST, rel=0.3)
 
 
 def test_a_scan_beside_the_face_has_no_samples(head: TriangleMesh, reference: ReferenceFace) -> None:

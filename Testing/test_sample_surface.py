@@ -179,15 +179,58 @@ def test_no_area_gives_no_samples(triangles: np.ndarray) -> None:
     assert samples.points.shape == (0, 3) and samples.area == 0
 
 
-@pytest.mark.parametrize("far", [1e9, 1e30, 1e100])
-def test_a_damaged_corner_takes_neither_memory_nor_time(far: float) -> None:
+@pytest.mark.parametrize("far", [1e7, 1e12, 1e30, 1e100])
+@pytest.mark.parametrize("axes", [[0], [1], [2], [0, 1, 2]])
+def test_a_damaged_corner_takes_neither_memory_nor_time(far: float, axes: list[int]) -> None:
     mesh = sphere()
+    damaged = int(np.argmax(mesh.points[:, 0]))  # on planes that lines pass through
     points = mesh.points.copy()
-    points[777] = far
-    samples = sample_surface(mesh.with_points(points), 40_000)
-    assert len(samples.points) < 100_000
-    near = sample_surface(mesh.with_points(points), 10**6, np.flatnonzero((mesh.triangles != 777).all(axis=1)), 1.0)
-    assert len(near.points) == pytest.approx(0.83 * near.area, rel=0.03)
+    points[damaged, axes] = far
+    spoiled = np.flatnonzero((mesh.triangles == damaged).any(axis=1))
+    assert 3 <= len(spoiled) <= 6
+    with np.errstate(over="ignore"):
+        assert len(sample_surface(mesh.with_points(points), 40_000).points) < 100_000
+        samples = sample_surface(mesh.with_points(points), 10_000, None, 1.0)
+    assert not (len(samples.points) and far > 1e12 and np.isin(samples.triangle_index, spoiled).any())
+
+
+def test_long_triangles_are_sampled_all_over() -> None:
+    corners = np.array([[0.0, 0, 0], [1000, 0, 30], [0, 1000, 60], [1000, 1000, 90]])
+    samples = sample_surface(TriangleMesh(corners, np.array([[0, 1, 2], [1, 3, 2]])), 10**7, None, 1.0)
+    assert len(samples.points) == pytest.approx(1000**2, rel=0.001)
+    counts, _, _ = np.histogram2d(*samples.points[:, :2].T, bins=10)
+    assert counts.min() > 9800
+
+
+@pytest.mark.parametrize("turns", range(3))
+def test_triangles_that_face_two_axes_alike(turns: int) -> None:
+    # Planes x + y = const., listed from each corner and rounded in each way.
+    rng = np.random.default_rng(turns)
+    across, up = np.meshgrid(np.linspace(0, 9, 12) + 1 / 3, np.linspace(0, 7, 9) + 1 / 7, indexing="ij")
+    points = np.roll(np.stack([across, 10 - across, up], axis=2).reshape(-1, 3), turns, axis=1)
+    corner = (np.arange(11)[:, None] * 9 + np.arange(8)).ravel()
+    triangles = np.concatenate(
+        [np.stack([corner, corner + 9, corner + 1], 1), np.stack([corner + 9, corner + 10, corner + 1], 1)]
+    )
+    mesh = TriangleMesh(points, triangles)
+    found = [sample_surface(each, 10**6, None, 0.3).points for each in (mesh, listed_otherwise(mesh, rng))]
+    assert found[0].shape == found[1].shape and np.abs(found[0] - found[1]).max() < 1e-9
+
+
+def test_no_line_slips_through_between_two_triangles() -> None:
+    # Squares cut along diagonals that lines of the lattice pass through, with corners that are no whole numbers.
+    steps = np.arange(31) * 0.7 + 0.1
+    x, y = np.meshgrid(steps, steps, indexing="ij")
+    corner = (np.arange(30)[:, None] * 31 + np.arange(30)).ravel()
+    triangles = np.concatenate(
+        [np.stack([corner, corner + 31, corner + 32], 1), np.stack([corner, corner + 32, corner + 1], 1)]
+    )
+    mesh = TriangleMesh(np.stack([x, y, 0.1 * x], axis=2).reshape(-1, 3), triangles)
+    places = sample_surface(mesh, 10**6, None, 0.05).points[:, :2] / 0.05
+    assert np.abs(places - np.round(places)).max() < 1e-6
+    lines = np.unique(np.round(places).astype(int), axis=0)
+    assert len(lines) == len(places)
+    assert len(lines) == np.ptp(lines[:, 0] + 1) * np.ptp(lines[:, 1] + 1) + sum(np.ptp(lines, axis=0)) + 1
 
 
 def test_later_samples_are_as_even_as_the_first() -> None:
@@ -195,6 +238,7 @@ def test_later_samples_are_as_even_as_the_first() -> None:
     later = samples.from_sample(1000)
     assert np.array_equal(later.points[:3], samples.points[1000:1003])
     assert np.array_equal(later.points[-1], samples.points[999])
+    assert np.array_equal(later.normals[:3], samples.normals[1000:1003])
     assert np.array_equal(np.sort(later.triangle_index), np.sort(samples.triangle_index))
     gaps = [cKDTree(one.thinned(1000).points).query(samples.points)[0].max() for one in (samples, later)]
     assert gaps[1] < 1.3 * gaps[0]

@@ -31,6 +31,9 @@ from scipy.spatial.transform import Rotation
 
 from .folder import Subject, TrainingDataError
 
+#: Raise it when the library aligns scans otherwise: what was kept of them is found anew.
+_ALIGNMENT = 2
+
 #: Median distance (mm) of landmarks from their scan that says: not placed on it, or in another frame or unit.
 FAR_FROM_SCAN_MM = 10.0
 
@@ -140,7 +143,7 @@ def _find(
 ) -> dict[str, Any]:
     """Where the face lies in the scan, doubtful or not: as ``note`` says if it is of this scan, or found and noted."""
     stat = subject.scan.stat()
-    key = [subject.scan.name, stat.st_size, stat.st_mtime_ns, unit, reference_digest(reference)]
+    key = [_ALIGNMENT, subject.scan.name, stat.st_size, stat.st_mtime_ns, unit, reference_digest(reference)]
     try:
         found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):

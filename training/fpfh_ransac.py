@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS, Alignment
 from PALNetLandmarksLib.errors import NotAFaceError
 from PALNetLandmarksLib.mesh import TriangleMesh
+from PALNetLandmarksLib.principal_frame import PrincipalFrame
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.sample_surface import sample_surface
 
@@ -54,13 +55,15 @@ def align_fpfh_ransac(mesh: TriangleMesh, reference: ReferenceFace, unit: str = 
     """
     open3d = load_open3d()
     open3d.utility.random.seed(seed)
-    samples = sample_surface(mesh, SAMPLES)
+    frame = PrincipalFrame.of(mesh)
+    samples = sample_surface(mesh.with_points(frame.place(mesh.points)), SAMPLES)
     if not len(samples.points):
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
-    scan = _cloud(open3d, samples.points * UNITS[unit], samples.normals)
+    points = frame.back(samples.points) * UNITS[unit]
+    scan = _cloud(open3d, points, samples.normals @ frame.axes)
     target = _cloud(open3d, reference.points, reference.normals)
     coarse = _ransac(open3d, scan, target)
-    placed = samples.points * UNITS[unit] @ coarse[:3, :3].T + coarse[:3, 3]
+    placed = points @ coarse[:3, :3].T + coarse[:3, 3]
     low, high = reference.region_of_interest
     inside = ((placed > low) & (placed < high)).all(axis=1)
     fine, fitness, residual = _icp(open3d, placed[inside], target)

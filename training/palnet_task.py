@@ -116,14 +116,16 @@ def examples_of_pool(files: Iterable[Path], config: PatchConfig, reference: Refe
 
 
 def densify(points: NDArray[np.floating], normals: NDArray[np.floating], count: int) -> NDArray[np.float64]:
-    """``count`` points from even samples (n, 3) with normals (n, 3), each spread over its share of the surface.
+    """``count`` points from samples (n, 3) with normals (n, 3), each spread over its share of the surface.
+
+    The samples are in the order of ``SurfaceSamples``.
 
     A prepared scan has fewer samples than the cloud that PAL-Net's patches are cut from, and a patch of a thousand
     points of a thinner cloud would cover more skin than at detection.
     """
     if len(points) >= count:
-        return points[(np.arange(count) * len(points)) // count]
-    # Even samples: the eight nearest share a disc of eight samples' area.
+        return points[:count]
+    # The eight nearest share a disc of eight samples' area.
     some = points[:: max(1, len(points) // 2000)]
     eighth = np.median(cKDTree(points).query(some, 9)[0][:, 8])
     radius = eighth / np.sqrt(8.0)

@@ -57,6 +57,7 @@ _APART_MM = 70.0
 _NEIGHBOURHOOD_MM = 190.0
 _DENSE_SAMPLES = 40_000
 _COARSE_SAMPLES = 10_000
+_LEAST_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,12 @@ def align_stepwise(
         If ``unit`` is none of ``UNITS``.
     """
     frame = PrincipalFrame.of(mesh)
+    yield
     samples = sample_surface(mesh.with_points(frame.place(mesh.points)), _DENSE_SAMPLES)
-    if not len(samples.points):
+    if not samples.area:
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
+    if len(samples.points) < _LEAST_SAMPLES:  # most of it are triangles with a corner very far away
+        raise no_face_found(mesh.name, 0.0, unit)
     units = _plausible_units(samples, mesh.name, unit)
     yield
     target = _Target.of(reference)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
+from .triangle_corners import crossed_edges, lengths, triangle_corners
 
-#: Triangles handled at once; bounds the memory of the intermediate arrays.
-_CHUNK = 500_000
+#: Triangles handled at once.
+_CHUNK = 100_000
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,20 @@ class PrincipalFrame:
 
     @staticmethod
     def of(mesh: TriangleMesh) -> PrincipalFrame:
-        """Every triangle counts by its area, at its centre; a surface without area gets the frame it is in."""
+        """Every triangle counts by its area, at its centre; a surface without area gets the frame it is in.
+
+        Memory beyond the mesh: 24 bytes for each vertex and 50 for each triangle.
+        """
         centres, areas = _centres_and_areas(mesh)
         total = areas.sum()
         if not np.isfinite(total) or total <= 0:
             return PrincipalFrame(np.zeros(3), np.eye(3))
-        weights = areas / total
-        centre = weights @ centres
-        centres -= centre
-        axes = np.linalg.eigh((centres * weights[:, None]).T @ centres)[1].T
-        moments = [[weights @ (centres @ axis) ** power for power in (2, 3)] for axis in axes]
-        squares, cubes = np.array(moments).T
-        with np.errstate(invalid="ignore", divide="ignore"):  # a flat surface has no tails along its normal
-            skewness = np.nan_to_num(cubes / squares**1.5)
+        areas /= total
+        centre = centres @ areas
+        centres -= centre[:, None]
+        covariance = np.array([[(one * areas) @ other for other in centres] for one in centres])
+        axes = np.linalg.eigh(covariance)[1].T
+        skewness = np.array([_skewness(axis @ centres, areas) for axis in axes])
         signs = np.where(skewness < 0, -1.0, 1.0)
         if np.linalg.det(axes) * signs.prod() < 0:
             signs[np.argmin(np.abs(skewness))] *= -1
@@ -48,12 +50,24 @@ class PrincipalFrame:
         """Points (n, 3) of the surface's own frame in this one."""
         return (points - self.centre) @ self.axes.T
 
+    def back(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The other way."""
+        return points @ self.axes + self.centre
+
+
+def _skewness(along: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Of values (m,) about 0; 0 where all are 0, as along the normal of a flat surface."""
+    squares = along * along
+    variance, cubes = float(weights @ squares), float(weights @ (squares * along))
+    return cubes / variance**1.5 if variance > 0 and np.isfinite(cubes) else 0.0
+
 
 def _centres_and_areas(mesh: TriangleMesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of all triangles, (m, 3) and (m,)."""
-    centres, areas = np.empty((len(mesh.triangles), 3)), np.empty(len(mesh.triangles))
+    """Of all triangles, (3, m) and (m,)."""
+    columns = np.ascontiguousarray(mesh.points.T)
+    centres, areas = np.empty((3, len(mesh.triangles))), np.empty(len(mesh.triangles))
     for start in range(0, len(areas), _CHUNK):
-        a, b, c = (mesh.points[corner] for corner in mesh.triangles[start : start + _CHUNK].T)
-        centres[start : start + _CHUNK] = (a + b + c) / 3
-        areas[start : start + _CHUNK] = 0.5 * np.linalg.norm(np.cross(b - a, c - a), axis=1)
+        corners = triangle_corners(columns, mesh.triangles[start : start + _CHUNK])
+        centres[:, start : start + _CHUNK] = (corners[0] + corners[1] + corners[2]) / 3
+        areas[start : start + _CHUNK] = 0.5 * lengths(crossed_edges(corners))
     return centres, areas

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
+from .triangle_corners import crossed_edges, lengths, triangle_corners
 
-#: Triangles handled at once; bounds the memory of the intermediate arrays to about 100 MB.
-_CHUNK = 250_000
+#: Triangles handled at once; bounds the memory of the intermediate arrays to about 50 MB.
+_CHUNK = 100_000
 #: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
 _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
 #: Mean over all directions of the largest component of a unit vector: the share of the lines through a square of the
@@ -18,8 +19,8 @@ _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
 _MEAN_SHARE = 0.83
 #: Decides between axes that a triangle faces alike, lest rounding does.
 _PREFERENCE = np.array([[1.0], [1.0 + 1e-9], [1.0 + 2e-9]])
-#: A triangle that stretches over more lines has a corner that is damaged; it is left out.
-_MOST_ROWS = 20_000
+#: A triangle that stretches over more lines, one way or the other, has a damaged corner; it is left out.
+_MOST_LINES = 20_000.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def sample_surface(
     """Take about ``count`` points off the surface, as even as its slant allows.
 
     The samples are the points where the lines of a square lattice meet the surface: lines along x, y or z, whichever
-    the triangle faces most. So they follow from where the surface lies in the frame of the mesh and from nothing else:
-    neither the order of triangles, vertices and corners nor triangles that are there twice move a sample, and where one
-    comes or goes or is rounded, the samples elsewhere stay. What is to meet a scan alike in every pose brings it into a
-    frame of its own first (``PrincipalFrame``, ``Alignment``). Surface that faces an axis gets a sample for each square
-    of the lattice, the most slanted 0.58. Memory beyond the mesh: about 100 MB, and some 100 bytes for each sample.
+    the triangle faces most. So they follow from where the surface lies in the frame of the mesh, and no order of its
+    triangles, vertices and corners moves them. Where ``least_pitch`` decides, neither do triangles that are there
+    twice, and where one comes or goes the samples elsewhere stay; where ``count`` does, the pitch goes by the area.
+    What is to meet a scan alike in every pose brings it into a frame of its own first (``PrincipalFrame``,
+    ``Alignment``). Surface that faces an axis gets a sample for each square of the lattice, the most slanted 0.58.
+    Memory beyond the mesh: 24 bytes for each of its vertices, some 250 for each sample, and 50 MB.
 
     Parameters
     ----------
@@ -73,23 +75,24 @@ def sample_surface(
 
     Returns
     -------
-    SurfaceSamples; of no points if the surface has no area.
+    SurfaceSamples; of no points if the surface has no area, or so little that no line meets it.
     """
     index = np.arange(len(mesh.triangles)) if triangle_subset is None else np.asarray(triangle_subset)
     chunks = [index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK)]
     columns = np.ascontiguousarray(mesh.points.T)
-    total = sum(0.5 * float(_lengths(_normals(_corners(columns, mesh.triangles[chunk]))).sum()) for chunk in chunks)
+    doubled = (lengths(crossed_edges(triangle_corners(columns, mesh.triangles[chunk]))) for chunk in chunks)
+    total = sum(0.5 * float(areas.sum()) for areas in doubled)
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     pitch = max(float(np.sqrt(_MEAN_SHARE * total / count)), least_pitch)
-    met = []
+    found = []
     for chunk in chunks:
-        corners = _corners(columns, mesh.triangles[chunk])
+        corners = triangle_corners(columns, mesh.triangles[chunk])
         corners /= pitch
-        met += _meet(corners, chunk)
-    points, normals, hit, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*met))
+        found += _meet(corners, chunk)
+    points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
     order = np.lexsort((depth, rank))
-    return SurfaceSamples(points.T[order] * pitch, normals.T[order], hit[order], total)
+    return SurfaceSamples(points.T[order] * pitch, normals.T[order], numbers[order], total)
 
 
 #: Points (3, k), normals (3, k), triangles (k,) met, ranks (k,) of the lines in the order of the samples, and how far
@@ -99,13 +102,13 @@ _Met = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArra
 
 def _meet(corners: NDArray[np.float64], numbers: NDArray[np.int64]) -> list[_Met]:
     """Where the lines through whole numbers meet triangles (3 corners, 3, m), for each axis those that face it most."""
-    normals = _normals(corners)
+    normals = crossed_edges(corners)
     facing = np.where(normals.any(axis=0), (np.abs(normals) * _PREFERENCE).argmax(axis=0), -1)
-    met = []
+    found = []
     for axis in range(3):
         mine = np.flatnonzero(facing == axis)
-        met.append(_meet_facing(corners.take(mine, axis=2), normals.take(mine, axis=1), numbers[mine], axis))
-    return met
+        found.append(_meet_facing(corners.take(mine, axis=2), normals.take(mine, axis=1), numbers[mine], axis))
+    return found
 
 
 def _meet_facing(
@@ -116,8 +119,9 @@ def _meet_facing(
     # Each row of lines that a triangle reaches, and from where to where it covers that row.
     a, b, c = corners
     first, last = np.ceil(np.minimum(np.minimum(a, b), c)), np.ceil(np.maximum(np.maximum(a, b), c))
-    rows = np.where(last[along] > first[along], last[across] - first[across], 0)
-    of_row, step = _repeat(np.where(rows <= _MOST_ROWS, rows, 0))
+    lines = last - first
+    reached = (lines[along] > 0) & (np.maximum(lines[across], lines[along]) <= _MOST_LINES)
+    of_row, step = _repeat(np.where(reached, lines[across], 0))
     row = first[across, of_row] + step
     low, high = (np.ceil(end) for end in _covered(row, corners[:, (across, along)].take(of_row, axis=2)))
     of_line, step = _repeat(high - low)
@@ -127,7 +131,7 @@ def _meet_facing(
     points = np.empty((3, len(met)))
     points[across], points[along], points[axis] = row, column, corner[axis] - slope / normals[axis]
     rank = (_R2_STEPS[0] * row + _R2_STEPS[1] * column) % 1.0
-    return points, normals / _lengths(normals), numbers[met], rank, points[axis]
+    return points, normals / lengths(normals), numbers[met], rank, points[axis]
 
 
 def _covered(row: NDArray[np.float64], corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,34 +140,16 @@ def _covered(row: NDArray[np.float64], corners: NDArray[np.float64]) -> tuple[ND
     below = corners[:, 0] <= row
     for one, other in ((0, 1), (1, 2), (2, 0)):
         cut = np.flatnonzero(below[one] != below[other])
-        (x, y), (other_x, other_y) = (corners[corner].take(cut, axis=1) for corner in (one, other))
-        crossing = y + (row[cut] - x) / (other_x - x) * (other_y - y)
+        ends = corners[one].take(cut, axis=1), corners[other].take(cut, axis=1)
+        # From the lower end, whichever comes first: both triangles of an edge find the same.
+        (x, y), (upper_x, upper_y) = (np.where(below[one][cut], *ends), np.where(below[other][cut], *ends))
+        crossing = y + (row[cut] - x) / (upper_x - x) * (upper_y - y)
         low[cut], high[cut] = np.minimum(low[cut], crossing), np.maximum(high[cut], crossing)
     return low, high
 
 
 def _repeat(counts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each index as often as its count says, and the numbers of the repetitions."""
-    whole = counts.astype(np.int64)
+    """Each index as often as its count says, and the numbers of the repetitions; below one, not at all."""
+    whole = np.maximum(counts, 0).astype(np.int64)
     which = np.repeat(np.arange(len(whole)), whole)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(whole) - whole, whole)
-
-
-def _corners(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(3 corners, 3 coordinates, m) of triangles (m, 3); ``columns``: the coordinates (3, n) of all points."""
-    corners = np.empty((3, 3, len(triangles)))
-    for axis in range(3):
-        corners[:, axis] = columns[axis][triangles.T]
-    return corners
-
-
-def _normals(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, m), as long as twice the areas."""
-    (ux, uy, uz), (vx, vy, vz) = corners[1] - corners[0], corners[2] - corners[0]
-    return np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx])
-
-
-def _lengths(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of (3, m): (m,)."""
-    lengths: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->j", vectors, vectors))
-    return lengths
