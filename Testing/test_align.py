@@ -318,6 +318,16 @@ def test_a_coarse_scan_is_refused_with_the_number_of_its_points(reference: Refer
         align_to_reference(mesh, reference)
 
 
+@pytest.mark.parametrize("far", [1e6, 1e12])
+def test_a_point_very_far_away(far: float, sample: TriangleMesh, reference: ReferenceFace) -> None:
+    points = sample.points.copy()
+    points[777, 0] = far
+    with pytest.raises(
+        NotAFaceError, match=r"'SampleScan\.ply' stretches over 1e\+\d\d length units.*remove the points"
+    ):
+        align_to_reference(sample.with_points(points), reference)
+
+
 def test_sizes_that_fit_no_unit_and_wrong_or_unknown_units(sample: TriangleMesh, reference: ReferenceFace) -> None:
     with pytest.raises(UnknownUnitError, match=f"'{sample.name}' measures"):
         align_to_reference(sample.with_points(sample.points * 1e-5), reference)

@@ -86,7 +86,7 @@ def test_they_are_where_lines_of_a_lattice_meet_the_surface(seed: int, count: in
     axis = np.abs(normals[samples.triangle_index]).argmax(axis=1)
     across, along = (axis + 1) % 3, (axis + 2) % 3
     number = np.arange(len(axis))
-    on_lines = np.stack([samples.points[number, across], samples.points[number, along]]) / pitch
+    on_lines = np.stack([samples.points[number, across], samples.points[number, along]]) / pitch - 0.5
     assert np.abs(on_lines - np.round(on_lines)).max() < 1e-9
     # As many as lines pass through the triangle, give or take its border.
     got = np.bincount(samples.triangle_index, minlength=25)
@@ -98,7 +98,7 @@ def test_they_are_where_lines_of_a_lattice_meet_the_surface(seed: int, count: in
 
 
 def test_a_line_through_an_edge_meets_one_of_its_triangles() -> None:
-    steps = np.arange(9.0)
+    steps = np.arange(9.0) + 0.5
     x, y = np.meshgrid(steps, steps, indexing="ij")
     corner = (np.arange(8)[:, None] * 9 + np.arange(8)).ravel()
     triangles = np.concatenate(
@@ -202,6 +202,15 @@ def test_long_triangles_are_sampled_all_over() -> None:
     assert counts.min() > 9800
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_symmetrical_surface_gives_symmetrical_samples(axis: int) -> None:
+    mesh = sphere()  # with vertices on the middle plane
+    wider = mesh.with_points(mesh.points * [1.0, 1.3, 1.1])
+    points = sample_surface(wider, 10_000).points
+    mirrored = points * (1 - 2 * np.eye(3)[axis])
+    assert cKDTree(points).query(mirrored)[0].max() < 1e-9
+
+
 @pytest.mark.parametrize("turns", range(3))
 def test_triangles_that_face_two_axes_alike(turns: int) -> None:
     # Planes x + y = const., listed from each corner and rounded in each way.
@@ -226,7 +235,7 @@ def test_no_line_slips_through_between_two_triangles() -> None:
         [np.stack([corner, corner + 31, corner + 32], 1), np.stack([corner, corner + 32, corner + 1], 1)]
     )
     mesh = TriangleMesh(np.stack([x, y, 0.1 * x], axis=2).reshape(-1, 3), triangles)
-    places = sample_surface(mesh, 10**6, None, 0.05).points[:, :2] / 0.05
+    places = sample_surface(mesh, 10**6, None, 0.05).points[:, :2] / 0.05 - 0.5
     assert np.abs(places - np.round(places)).max() < 1e-6
     lines = np.unique(np.round(places).astype(int), axis=0)
     assert len(lines) == len(places)

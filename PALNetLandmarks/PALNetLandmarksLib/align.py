@@ -126,8 +126,12 @@ def align_stepwise(
     samples = sample_surface(mesh.with_points(frame.place(mesh.points)), _DENSE_SAMPLES)
     if not samples.area:
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
-    if len(samples.points) < _LEAST_SAMPLES:  # most of it are triangles with a corner very far away
-        raise no_face_found(mesh.name, 0.0, unit)
+    if len(samples.points) < _LEAST_SAMPLES:
+        extent = float(np.ptp(mesh.points, axis=0).max())
+        raise NotAFaceError(
+            f"'{mesh.name}' stretches over {extent:.3g} length units, most of them empty; remove the points that lie "
+            "far away from the face."
+        )
     units = _plausible_units(samples, mesh.name, unit)
     yield
     target = _Target.of(reference)

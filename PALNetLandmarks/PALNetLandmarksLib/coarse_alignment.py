@@ -96,9 +96,10 @@ def build_coarse_surface(points: Array, normals: Array, cell_mm: float = _VOXEL_
     distance = np.linalg.norm(points - np.median(points, axis=0), axis=1)
     kept = distance <= 1.6 * np.quantile(distance, 0.97)  # far fragments would blow up the lattice
     points, normals = points[kept], normals[kept]
-    extent = np.ptp(points, axis=0) + 2 * cell_mm
+    extent = np.ptp(points, axis=0) + 3 * cell_mm
     cell = max(cell_mm, float(np.cbrt(np.prod(extent) / _MOST_VOXELS)))
-    corner = points.min(axis=0) - cell
+    # The outermost samples, many of which lie in one plane, in the middle of a cell, where rounding moves them to no other.
+    corner = points.min(axis=0) - 1.5 * cell
     shape = tuple(np.floor((points.max(axis=0) - corner) / cell).astype(int) + 2)
     cells = np.floor((points - corner) / cell).astype(np.int64)
     flat = np.ravel_multi_index((cells[:, 0], cells[:, 1], cells[:, 2]), shape)

@@ -17,6 +17,9 @@ _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
 #: Mean over all directions of the largest component of a unit vector: the share of the lines through a square of the
 #: lattice that meet the surface in it, on a surface that faces every way.
 _MEAN_SHARE = 0.83
+#: Where the lines of the lattice pass, as a part of its pitch. Not at 0: there lies the middle plane of a symmetrical
+#: surface, with the corners of its triangles. 0.5 lays lines alike on both sides of it.
+_OFFSET = 0.5
 #: Decides between axes that a triangle faces alike, lest rounding does.
 _PREFERENCE = np.array([[1.0], [1.0 + 1e-9], [1.0 + 2e-9]])
 #: A triangle that stretches over more lines, one way or the other, has a damaged corner; it is left out.
@@ -89,10 +92,11 @@ def sample_surface(
     for chunk in chunks:
         corners = triangle_corners(columns, mesh.triangles[chunk])
         corners /= pitch
+        corners -= _OFFSET
         found += _meet(corners, chunk)
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
     order = np.lexsort((depth, rank))
-    return SurfaceSamples(points.T[order] * pitch, normals.T[order], numbers[order], total)
+    return SurfaceSamples((points.T[order] + _OFFSET) * pitch, normals.T[order], numbers[order], total)
 
 
 #: Points (3, k), normals (3, k), triangles (k,) met, ranks (k,) of the lines in the order of the samples, and how far
