@@ -98,7 +98,7 @@ def build_coarse_surface(points: Array, normals: Array, cell_mm: float = _VOXEL_
     points, normals = points[kept], normals[kept]
     extent = np.ptp(points, axis=0) + 3 * cell_mm
     cell = max(cell_mm, float(np.cbrt(np.prod(extent) / _MOST_VOXELS)))
-    # The outermost samples, many of which lie in one plane, in the middle of a cell, where rounding moves them to no other.
+    # Many of the outermost samples lie in one plane: in the middle of a cell, where rounding moves them to no other.
     corner = points.min(axis=0) - 1.5 * cell
     shape = tuple(np.floor((points.max(axis=0) - corner) / cell).astype(int) + 2)
     cells = np.floor((points - corner) / cell).astype(np.int64)
