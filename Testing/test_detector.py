@@ -236,8 +236,8 @@ def test_mirrored_scan_gives_mirrored_landmarks(
 
 def test_how_the_surface_is_listed(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
     other = detector.detect(listed_otherwise(sample, np.random.default_rng(4)))
-    assert apart(other.points, found.points).max() < 1e-6
-    assert np.abs(other.standard_deviation_mm - found.standard_deviation_mm).max() < 1e-6
+    assert apart(other.points, found.points).max() < 1e-4
+    assert np.abs(other.standard_deviation_mm - found.standard_deviation_mm).max() < 1e-4
 
 
 def test_how_precisely_the_surface_is_stored(
@@ -256,7 +256,7 @@ def test_inside_out_scan_is_accepted_with_a_warning(
     other = detector.detect(inverted)
     assert any("inside-out" in warning for warning in other.warnings)
     assert not any("inside-out" in warning for warning in found.warnings)
-    assert apart(other.points, found.points).max() < 1e-6
+    assert apart(other.points, found.points).max() < 1e-4
 
 
 def test_two_threads_give_what_one_gives(detector: LandmarkDetector, found: Detection, sample: TriangleMesh) -> None:
