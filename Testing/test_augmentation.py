@@ -67,10 +67,18 @@ def test_a_prepared_scan_is_in_the_frame_and_size_of_the_reference(
 
 
 def test_preparing_does_not_depend_on_where_the_scan_lies(scan: PreparedScan, reference: ReferenceFace) -> None:
-    mesh = TriangleMesh(reference.points, reference.triangles)
+    mesh = TriangleMesh(reference.points, reference.triangles, "reference.ply")
     here = prepare_scan(mesh, reference.landmarks, np.ones(50, dtype=bool), reference)
     difference = here.points.astype(int) - scan.points.astype(int)
     assert (np.abs(difference).max(axis=1) <= 1).mean() > 0.999  # rounding, to 0.006 mm
+
+
+def test_the_samples_of_each_scan_lie_another_way(scan: PreparedScan, reference: ReferenceFace) -> None:
+    mesh = TriangleMesh(reference.points, reference.triangles, "another.ply")
+    other = prepare_scan(mesh, reference.landmarks, np.ones(50, dtype=bool), reference)
+    # Points of one lattice lie a pitch apart; what two lattices have in common is chance.
+    distance = cKDTree(other.points.astype(float)).query(scan.points.astype(float))[0] * STEP_MM
+    assert (distance < 0.05).mean() < 0.02 and np.median(distance) > 0.3
 
 
 def test_positions_are_kept_within_half_a_step(reference: ReferenceFace) -> None:

@@ -90,7 +90,8 @@ def prepare_placed_scan(
 def _sample_anyhow(placed: TriangleMesh, reference: ReferenceFace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points (n, 3) and normals (n, 3) of the region of interest, on a lattice that lies another way in each scan.
 
-    Its name says how, so that the scan's pose does not. One that lay in all scans as at detection would tell the network how augmentation turned and stretched a view.
+    One that lay in all scans as at detection would tell the network how augmentation turned and stretched a view. The
+    scan's name says how it lies; its pose in the file makes no difference.
     """
     rng = np.random.default_rng(zlib.crc32(placed.name.encode()))
     turn, pitch = Rotation.random(random_state=rng).as_matrix(), SAMPLE_PITCH_MM * rng.uniform(0.9, 1.1)
