@@ -18,16 +18,18 @@ def sphere(radius: float = 50.0, columns: int = 60) -> TriangleMesh:
     longitude = np.linspace(0, 2 * np.pi, columns + 1)
     latitude = np.linspace(0, np.pi, columns // 2 + 1)
     u, v = np.meshgrid(longitude, latitude, indexing="ij")
-    points = radius * np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)], axis=2).reshape(-1, 3)
-    rows = len(latitude)
-    corner = (np.arange(columns)[:, None] * rows + np.arange(rows - 1)).ravel()
+    return grid(radius * np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)], axis=2))
+
+
+def grid(points: np.ndarray) -> TriangleMesh:
+    """Of points (rows, columns, 3), each square cut from its first corner to the opposite one."""
+    rows, columns = points.shape[:2]
+    corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
+    opposite = corner + columns + 1
     triangles = np.concatenate(
-        [
-            np.stack([corner, corner + 1, corner + rows + 1], axis=1),
-            np.stack([corner, corner + rows + 1, corner + rows], axis=1),
-        ]
+        [np.stack([corner, corner + 1, opposite], axis=1), np.stack([corner, opposite, corner + columns], axis=1)]
     )
-    return TriangleMesh(points, triangles)
+    return TriangleMesh(points.reshape(-1, 3), triangles)
 
 
 def test_samples_lie_on_their_triangles_with_their_normals() -> None:
@@ -100,11 +102,7 @@ def test_they_are_where_lines_of_a_lattice_meet_the_surface(seed: int, count: in
 def test_a_line_through_an_edge_meets_one_of_its_triangles() -> None:
     steps = np.arange(9.0) + 0.5
     x, y = np.meshgrid(steps, steps, indexing="ij")
-    corner = (np.arange(8)[:, None] * 9 + np.arange(8)).ravel()
-    triangles = np.concatenate(
-        [np.stack([corner, corner + 9, corner + 1], 1), np.stack([corner + 9, corner + 10, corner + 1], 1)]
-    )
-    mesh = TriangleMesh(np.stack([x, y, 0.25 * x], axis=2).reshape(-1, 3), triangles)
+    mesh = grid(np.stack([x, y, 0.25 * x], axis=2))
     samples = sample_surface(mesh, 10**6, None, 1.0)
     assert np.array_equal(np.unique(samples.points, axis=0), samples.points[np.lexsort(samples.points.T[::-1])])
     assert len(samples.points) == 64  # each square of the lattice has one of its corners
@@ -216,12 +214,7 @@ def test_triangles_that_face_two_axes_alike(turns: int) -> None:
     # Planes x + y = const., listed from each corner and rounded in each way.
     rng = np.random.default_rng(turns)
     across, up = np.meshgrid(np.linspace(0, 9, 12) + 1 / 3, np.linspace(0, 7, 9) + 1 / 7, indexing="ij")
-    points = np.roll(np.stack([across, 10 - across, up], axis=2).reshape(-1, 3), turns, axis=1)
-    corner = (np.arange(11)[:, None] * 9 + np.arange(8)).ravel()
-    triangles = np.concatenate(
-        [np.stack([corner, corner + 9, corner + 1], 1), np.stack([corner + 9, corner + 10, corner + 1], 1)]
-    )
-    mesh = TriangleMesh(points, triangles)
+    mesh = grid(np.roll(np.stack([across, 10 - across, up], axis=2), turns, axis=2))
     found = [sample_surface(each, 10**6, None, 0.3).points for each in (mesh, listed_otherwise(mesh, rng))]
     assert found[0].shape == found[1].shape and np.abs(found[0] - found[1]).max() < 1e-9
 
@@ -230,11 +223,7 @@ def test_no_line_slips_through_between_two_triangles() -> None:
     # Squares cut along diagonals that lines of the lattice pass through, with corners that are no whole numbers.
     steps = np.arange(31) * 0.7 + 0.1
     x, y = np.meshgrid(steps, steps, indexing="ij")
-    corner = (np.arange(30)[:, None] * 31 + np.arange(30)).ravel()
-    triangles = np.concatenate(
-        [np.stack([corner, corner + 31, corner + 32], 1), np.stack([corner, corner + 32, corner + 1], 1)]
-    )
-    mesh = TriangleMesh(np.stack([x, y, 0.1 * x], axis=2).reshape(-1, 3), triangles)
+    mesh = grid(np.stack([x, y, 0.1 * x], axis=2))
     places = sample_surface(mesh, 10**6, None, 0.05).points[:, :2] / 0.05 - 0.5
     assert np.abs(places - np.round(places)).max() < 1e-6
     lines = np.unique(np.round(places).astype(int), axis=0)

@@ -16,8 +16,8 @@ from PALNetLandmarksLib.errors import UnreadableScanError
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace
-from PALNetLandmarksLib.region_of_interest import MARGIN_MM, SAMPLE_PITCH_MM, SAMPLES_AT_MOST, triangles_inside
-from PALNetLandmarksLib.sample_surface import sample_surface
+from PALNetLandmarksLib.region_of_interest import SAMPLE_PITCH_MM, sample_region_of_interest
+from PALNetLandmarksLib.sample_surface import SurfaceSamples
 from scipy.spatial.transform import Rotation
 
 from .aligned_scans import AlignedScan
@@ -75,29 +75,27 @@ def prepare_placed_scan(
         If fewer than three landmarks are known, or the scan has no surface in the region of interest.
     """
     known = _known(landmarks, mesh.name)
-    points, normals = _sample_anyhow(mesh.with_points(to_reference.apply(mesh.points)), reference)
-    if not len(points):
+    samples = _sample_anyhow(mesh.with_points(to_reference.apply(mesh.points)), reference)
+    if not len(samples.points):
         raise ValueError(f"'{mesh.name}' has no surface around its landmarks.")
     return PreparedScan(
-        points=np.clip(np.round(points / STEP_MM), -32767, 32767).astype(np.int16),
-        normals=np.round(normals * 127).astype(np.int8),
+        points=np.clip(np.round(samples.points / STEP_MM), -32767, 32767).astype(np.int16),
+        normals=np.round(samples.normals * 127).astype(np.int8),
         landmarks=to_reference.apply(landmarks).astype(np.float32),
         visible=np.asarray(visible, dtype=bool) & known,
         size=1.0 / to_reference.scale,
     )
 
 
-def _sample_anyhow(placed: TriangleMesh, reference: ReferenceFace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points (n, 3) and normals (n, 3) of the region of interest, on a lattice that lies another way in each scan.
+def _sample_anyhow(placed: TriangleMesh, reference: ReferenceFace) -> SurfaceSamples:
+    """Samples of the region of interest, on a lattice that lies another way in each scan.
 
     One that lay in all scans as at detection would tell the network how augmentation turned and stretched a view. The
     scan's name says how it lies; its pose in the file makes no difference.
     """
     rng = np.random.default_rng(zlib.crc32(placed.name.encode()))
     turn, pitch = Rotation.random(random_state=rng).as_matrix(), SAMPLE_PITCH_MM * rng.uniform(0.9, 1.1)
-    chosen = triangles_inside(placed, reference, MARGIN_MM)
-    samples = sample_surface(placed.with_points(placed.points @ turn.T), SAMPLES_AT_MOST, chosen, pitch)
-    return samples.points @ turn, samples.normals @ turn
+    return sample_region_of_interest(placed, reference, turn, pitch)
 
 
 def prepare_aligned_scan(scan: AlignedScan, reference: ReferenceFace) -> PreparedScan:

@@ -57,6 +57,7 @@ _APART_MM = 70.0
 _NEIGHBOURHOOD_MM = 190.0
 _DENSE_SAMPLES = 40_000
 _COARSE_SAMPLES = 10_000
+#: Fewer are left where damaged triangles, which are not sampled, are most of the area.
 _LEAST_SAMPLES = 1_000
 
 

@@ -8,12 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
-from .triangle_corners import crossed_edges, lengths, triangle_corners
-
-#: Triangles handled at once, as many as stay in the processor's cache.
-_CHUNK = 20_000
-#: Of meshes of more triangles every second one counts, or third.
-_COUNTED = 4_000_000
+from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,9 @@ def _skewness(along: NDArray[np.float64], weights: NDArray[np.float64]) -> float
 
 def _centres_and_areas(mesh: TriangleMesh) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of the triangles that count, (3, m) and (m,)."""
-    columns = np.ascontiguousarray(mesh.points.T)
-    triangles = mesh.triangles[:: 1 + len(mesh.triangles) // _COUNTED]
+    triangles = mesh.triangles[:: sparing(len(mesh.triangles))]
     centres, areas = np.empty((3, len(triangles))), np.empty(len(triangles))
-    for start in range(0, len(areas), _CHUNK):
-        corners = triangle_corners(columns, triangles[start : start + _CHUNK])
-        centres[:, start : start + _CHUNK] = (corners[0] + corners[1] + corners[2]) / 3
-        areas[start : start + _CHUNK] = 0.5 * lengths(crossed_edges(corners))
+    for piece, corners in corners_in_pieces(np.ascontiguousarray(mesh.points.T), triangles):
+        centres[:, piece] = (corners[0] + corners[1] + corners[2]) / 3
+        areas[piece] = 0.5 * lengths(crossed_edges(corners))
     return centres, areas

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
 
-#: Distance between the samples of the region of interest, about that between the pixels of the finest height maps.
+#: Distance between the lines that sample the region of interest, that between the pixels of the finest height maps.
 SAMPLE_PITCH_MM = 1.25
 
 #: About as many samples has a surface three times as large as that of a head, with all that lies inside it or is there
@@ -17,12 +19,12 @@ SAMPLE_PITCH_MM = 1.25
 SAMPLES_AT_MOST = 150_000
 
 #: How far around the reference's box the height maps may look.
-MARGIN_MM = 10.0
+_MARGIN_MM = 10.0
 
 
 def crop_to_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float = 0.0) -> TriangleMesh:
     """The triangles of ``mesh`` (aligned, reference-sized, LPS mm) inside the reference's box, with their vertices."""
-    chosen = triangles_inside(mesh, reference, margin_mm)
+    chosen = _triangles_inside(mesh, reference, margin_mm)
     used = np.zeros(len(mesh.points), dtype=bool)
     used[mesh.triangles[chosen]] = True
     index = np.cumsum(used) - 1
@@ -32,13 +34,23 @@ def crop_to_region_of_interest(mesh: TriangleMesh, reference: ReferenceFace, mar
 
 
 def sample_region_of_interest(
-    mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float = MARGIN_MM
+    mesh: TriangleMesh,
+    reference: ReferenceFace,
+    turn: NDArray[np.float64] | None = None,
+    pitch_mm: float = SAMPLE_PITCH_MM,
 ) -> SurfaceSamples:
-    """Even samples of the same part (see ``sample_surface``), without copying the mesh."""
-    return sample_surface(mesh, SAMPLES_AT_MOST, triangles_inside(mesh, reference, margin_mm), SAMPLE_PITCH_MM)
+    """Even samples of the same part and what lies just around it (see ``sample_surface``).
+
+    ``turn``: rotation (3, 3) from the frame of ``mesh`` to that of the lattice, the same by default.
+    """
+    chosen = _triangles_inside(mesh, reference, _MARGIN_MM)
+    if turn is None:
+        return sample_surface(mesh, SAMPLES_AT_MOST, chosen, pitch_mm)
+    samples = sample_surface(mesh.with_points(mesh.points @ turn.T), SAMPLES_AT_MOST, chosen, pitch_mm)
+    return replace(samples, points=samples.points @ turn, normals=samples.normals @ turn)
 
 
-def triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float) -> NDArray[np.int64]:
+def _triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float) -> NDArray[np.int64]:
     """Numbers of the triangles inside the reference's box widened by a margin, ascending."""
     low, high = reference.region_of_interest[0] - margin_mm, reference.region_of_interest[1] + margin_mm
     inside = ((mesh.points > low) & (mesh.points < high)).all(axis=1)

@@ -8,12 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
-from .triangle_corners import crossed_edges, lengths, triangle_corners
+from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing, triangle_corners
 
-#: Triangles handled at once, as many as stay in the processor's cache.
-_CHUNK = 20_000
-#: Meshes of more triangles are measured by every second one, or third.
-_MEASURED = 4_000_000
 #: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
 _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
 #: Mean over all directions of the largest component of a unit vector: the share of the lines through a square of the
@@ -83,20 +79,17 @@ def sample_surface(
     SurfaceSamples; of no points if the surface has no area, or so little that no line meets it.
     """
     triangles = mesh.triangles if triangle_subset is None else mesh.triangles[triangle_subset]
-    starts = range(0, len(triangles), _CHUNK)
     columns = np.ascontiguousarray(mesh.points.T)
     # Of the largest meshes a part is measured, as the sum sets the pitch alone.
-    apart = 1 + len(triangles) // _MEASURED
-    measured = (triangles[start : start + _CHUNK : apart] for start in starts)
-    doubled = (lengths(crossed_edges(triangle_corners(columns, some))) for some in measured)
-    total = apart * sum(0.5 * float(areas.sum()) for areas in doubled)
+    apart = sparing(len(triangles))
+    measured = corners_in_pieces(columns, triangles[::apart])
+    total = apart * sum(0.5 * float(lengths(crossed_edges(corners)).sum()) for _, corners in measured)
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     pitch = max(float(np.sqrt(_MEAN_SHARE * total / count)), least_pitch)
     columns = columns / pitch - _OFFSET
-    reaching = np.concatenate(
-        [start + _reaching(triangle_corners(columns, triangles[start : start + _CHUNK])) for start in starts]
-    )
+    pieces = corners_in_pieces(columns, triangles)
+    reaching = np.concatenate([piece.start + _reaching(corners) for piece, corners in pieces])
     found = _meet(triangle_corners(columns, triangles[reaching]), reaching)
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
     order = np.lexsort((depth, rank))

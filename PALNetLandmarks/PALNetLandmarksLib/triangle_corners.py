@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+#: Triangles handled at once, as many as stay in the processor's cache.
+_PIECE = 20_000
+#: Meshes of more triangles are measured by every second one, or third.
+_MEASURED = 4_000_000
 
 
 def triangle_corners(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -12,6 +19,20 @@ def triangle_corners(columns: NDArray[np.float64], triangles: NDArray[np.int64])
     for axis in range(3):
         corners[:, axis] = columns[axis][triangles.T]
     return corners
+
+
+def corners_in_pieces(
+    columns: NDArray[np.float64], triangles: NDArray[np.int64]
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """``triangle_corners`` of some triangles after others, with the part of ``triangles`` that they are."""
+    for start in range(0, len(triangles), _PIECE):
+        piece = slice(start, start + _PIECE)
+        yield piece, triangle_corners(columns, triangles[piece])
+
+
+def sparing(count: int) -> int:
+    """Which part of ``count`` triangles is enough to measure their surface: every so manieth."""
+    return 1 + count // _MEASURED
 
 
 def crossed_edges(corners: NDArray[np.float64]) -> NDArray[np.float64]:
