@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import thin_out
+from PALNetLandmarksLib.alignment_target import thin_out
 from PALNetLandmarksLib.face_evidence import evidence_weights, similarity_columns
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity

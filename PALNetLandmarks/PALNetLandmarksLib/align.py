@@ -8,27 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .alignment_target import AlignmentTarget
 from .coarse_alignment import (
     Array,
     CoarseSurface,
-    CoarseTarget,
     Poses,
-    WeightedPoints,
     build_coarse_surface,
     distinct,
     hypotheses,
     nose_candidates,
-    protrusions,
     refine,
     score,
 )
 from .errors import NotAFaceError, UnknownUnitError
-from .face_evidence import EvidenceTarget, FaceEvidence, evidence_weights, face_evidence, load_face_shape
+from .face_evidence import FaceEvidence, face_evidence
 from .icp import icp
 from .mesh import TriangleMesh
 from .outer_surface import outer_samples
 from .principal_frame import PrincipalFrame
 from .reference import ReferenceFace
+from .region_of_interest import inside_box
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
 from .stepwise import finish
@@ -95,12 +94,12 @@ class Alignment:
 def align_to_reference(
     mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
 ) -> Alignment:
-    """``align_stepwise`` at one go."""
-    return finish(align_stepwise(mesh, reference, unit, least_fitness))
+    """``align_stepwise`` at one go; for a single scan, as the reference is made ready anew each time."""
+    return finish(align_stepwise(mesh, AlignmentTarget.of(reference), unit, least_fitness))
 
 
 def align_stepwise(
-    mesh: TriangleMesh, reference: ReferenceFace, unit: str | None = None, least_fitness: float = LEAST_FITNESS
+    mesh: TriangleMesh, target: AlignmentTarget, unit: str | None = None, least_fitness: float = LEAST_FITNESS
 ) -> Generator[None, None, Alignment]:
     """Find the rigid transform that brings the face on ``mesh`` to the reference face; the same on every run.
 
@@ -109,7 +108,7 @@ def align_stepwise(
     Parameters
     ----------
     mesh : the scan in any pose.
-    reference : canonical LPS mm.
+    target : the reference face.
     unit : length unit of the scan, if known; otherwise that which makes a face of what is there.
     least_fitness : what is refused; ``DOUBTFUL_FITNESS`` for those who tell faces from others by further means.
 
@@ -135,7 +134,6 @@ def align_stepwise(
         )
     units = _plausible_units(samples, mesh.name, unit)
     yield
-    target = _Target.of(reference)
     searched = yield from _search_units(samples, units, target)
     if _best_fitness(searched) < _SURE_FITNESS:
         yield
@@ -167,7 +165,7 @@ def align_stepwise(
     transform[:3, :3] = rotation
     transform[:3, 3] = -pose.axes[0].T @ pose.origins[0] - rotation @ frame.centre * mm_per_unit
     scale = float(pose.scales[0])
-    _check_vertices(mesh, transform, mm_per_unit, scale, reference)
+    _check_vertices(mesh, transform, mm_per_unit, target.region_of_interest * scale)
     inside_out = bool(evidence.orientation[0] < 0)
     warnings: tuple[str, ...] = ()
     if inside_out:
@@ -207,49 +205,6 @@ def no_face_found(name: str, fitness: float, unit: str | None) -> NotAFaceError:
     )
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The reference, thinned for each step."""
-
-    rough: CoarseTarget
-    coarse: CoarseTarget
-    evidence: EvidenceTarget
-
-    @staticmethod
-    def of(reference: ReferenceFace) -> _Target:
-        front = np.linalg.norm(reference.points, axis=1) < 60
-        surface = build_coarse_surface(reference.points[front], reference.normals[front])
-        standing_out = protrusions(surface.points, surface.normals)
-        near = np.flatnonzero(np.linalg.norm(surface.points, axis=1) < 20)
-        tip = near[np.argmax(standing_out.height[near])]
-        nose = surface.points[tip], standing_out.direction[tip]
-        points, normals = reference.points, reference.normals
-        weights, forward = face_weights(points, normals), evidence_weights(points, normals)
-        rough = thin_out(points, normals, weights, 20.0)
-        coarse = thin_out(points, normals, weights, 12.0)
-        even = thin_out(points, normals, forward, 6.5)
-        return _Target(
-            CoarseTarget(rough.points, rough.normals, rough.weights, *nose),
-            CoarseTarget(coarse.points, coarse.normals, coarse.weights, *nose),
-            EvidenceTarget(even.points, even.normals, even.weights, load_face_shape().at(even.points)),
-        )
-
-
-def face_weights(points: Array, normals: Array) -> Array:
-    """High in the middle of the face and on what faces forward; falls to nothing at ears, hair and throat: (n,)."""
-    out = (points[:, 0] / 55.0) ** 2 + ((points[:, 2] - 8.0) / 60.0) ** 2
-    return np.exp(-0.5 * out**2) * np.clip(0.3 - normals[:, 1], 0.05, 1.0)
-
-
-def thin_out(points: Array, normals: Array, weights: Array, cell_mm: float) -> WeightedPoints:
-    """One point for each occupied cell of a lattice, without those that hardly weigh."""
-    cells = np.floor((points - points.min(axis=0)) / cell_mm).astype(np.int64)
-    flat = (cells[:, 0] * 4096 + cells[:, 1]) * 4096 + cells[:, 2]
-    chosen = np.sort(np.unique(flat, return_index=True)[1])
-    chosen = chosen[weights[chosen] > 0.03]
-    return WeightedPoints(points[chosen], normals[chosen], weights[chosen] / weights[chosen].sum())
-
-
 def _plausible_units(samples: SurfaceSamples, name: str, unit: str | None) -> list[str]:
     if unit is not None:
         if unit not in UNITS:
@@ -286,7 +241,9 @@ class _Found:
         return float(self.evidence.fitness[0])
 
 
-def _search_units(samples: SurfaceSamples, units: list[str], target: _Target) -> Generator[None, None, list[_Found]]:
+def _search_units(
+    samples: SurfaceSamples, units: list[str], target: AlignmentTarget
+) -> Generator[None, None, list[_Found]]:
     """What is found in each unit; the borders of the scan are searched only if no face is seen within."""
     searched = []
     for name in units:
@@ -308,7 +265,7 @@ def _best_fitness(searched: list[_Found]) -> float:
     return max(found.fitness for found in searched)
 
 
-def _search(samples: SurfaceSamples, mm_per_unit: float, target: _Target) -> _Found:
+def _search(samples: SurfaceSamples, mm_per_unit: float, target: AlignmentTarget) -> _Found:
     """Candidate poses of the face, nearly settled, the best first."""
     coarse = samples.thinned(_COARSE_SAMPLES)
     dense, even = samples.points * mm_per_unit, coarse.points * mm_per_unit
@@ -318,7 +275,7 @@ def _search(samples: SurfaceSamples, mm_per_unit: float, target: _Target) -> _Fo
     return _ordered(*_try(surface, target, tree, even, smooth, borders=False), surface, even, dense)
 
 
-def _search_borders(found: _Found, target: _Target) -> _Found:
+def _search_borders(found: _Found, target: AlignmentTarget) -> _Found:
     """Go on searching where the scan ends, for half faces and noses in tatters."""
     smooth = found.surface.normals[found.surface.lookup(found.even)]
     poses, evidence = _try(found.surface, target, cKDTree(found.even), found.even, smooth, borders=True)
@@ -331,7 +288,7 @@ def _ordered(poses: Poses, evidence: FaceEvidence, surface: CoarseSurface, even:
 
 
 def _try(
-    surface: CoarseSurface, target: _Target, tree: cKDTree, points: Array, normals: Array, borders: bool
+    surface: CoarseSurface, target: AlignmentTarget, tree: cKDTree, points: Array, normals: Array, borders: bool
 ) -> tuple[Poses, FaceEvidence]:
     tips = nose_candidates(surface, 160 if borders else 80, borders)
     poses = score(hypotheses(*tips, target.rough), surface, target.rough, 9.0)
@@ -342,7 +299,7 @@ def _try(
     return poses, face_evidence(poses, target.evidence, tree, points, normals)
 
 
-def _settle(found: _Found, target: _Target, index: int) -> tuple[Poses, FaceEvidence]:
+def _settle(found: _Found, target: AlignmentTarget, index: int) -> tuple[Poses, FaceEvidence]:
     """Fit one pose to the surface around it at full density."""
     pose = found.poses[np.array([index])]
     near = np.linalg.norm(found.dense - pose.origins[0], axis=1) < _NEIGHBOURHOOD_MM * pose.scales[0]
@@ -353,7 +310,7 @@ def _settle(found: _Found, target: _Target, index: int) -> tuple[Poses, FaceEvid
     return pose, face_evidence(pose, target.evidence, tree, points, normals)
 
 
-def _check_alone(found: _Found, pose: Poses, target: _Target, name: str) -> None:
+def _check_alone(found: _Found, pose: Poses, target: AlignmentTarget, name: str) -> None:
     """Refuse a scan with a second face away from the first."""
     away = np.linalg.norm(found.poses.origins - pose.origins[0], axis=1) > _APART_MM * pose.scales[0]
     others = np.flatnonzero(away & (found.evidence.fitness > LEAST_FITNESS - 0.3))
@@ -371,12 +328,8 @@ def _check_alone(found: _Found, pose: Poses, target: _Target, name: str) -> None
             )
 
 
-def _check_vertices(
-    mesh: TriangleMesh, transform: Array, mm_per_unit: float, scale: float, reference: ReferenceFace
-) -> None:
-    low, high = reference.region_of_interest * scale
-    canonical = to_canonical(mesh.points, transform, mm_per_unit)
-    count = int(np.all((canonical >= low) & (canonical <= high), axis=1).sum())
+def _check_vertices(mesh: TriangleMesh, transform: Array, mm_per_unit: float, region: Array) -> None:
+    count = int(inside_box(to_canonical(mesh.points, transform, mm_per_unit), *region).sum())
     if count < LEAST_VERTICES:
         raise NotAFaceError(
             f"'{mesh.name}' has only {count} points on the face, fewer than the {LEAST_VERTICES} needed; "

@@ -27,6 +27,8 @@ _SCALE_RANGE = (0.62, 1.35)
 _VOXEL_MM = 7.0
 _MOST_VOXELS = 220_000
 _NOSE_SPACING_MM = 11.0
+#: Poses scored at once, as many as stay in the processor's cache.
+_POSES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Poses:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, chosen: NDArray[np.int64]) -> Poses:
+    def __getitem__(self, chosen: NDArray[np.int64] | slice) -> Poses:
         return Poses(self.axes[chosen], self.origins[chosen], self.scales[chosen], self.scores[chosen])
 
     def joined(self, other: Poses) -> Poses:
@@ -140,13 +142,15 @@ def protrusions(points: Array, normals: Array, radius: float = PROTRUSION_RADIUS
     first, second = pairs[:, 0], pairs[:, 1]
     both, other = np.concatenate([first, second]), np.concatenate([second, first])
     count = np.bincount(both, minlength=len(points)) + 1.0
-    out = points - (_sum_by(both, points[other], len(points)) + points) / count[:, None]
-    mean_normal = _unit(_sum_by(both, normals[other], len(points)) + normals)
+    around, normals_around = (_sum_by(both, values.take(other, axis=0), len(points)) for values in (points, normals))
+    out = points - (around + points) / count[:, None]
+    mean_normal = _unit(normals_around + normals)
     above = np.einsum("ij,ij->i", out, mean_normal)
     outward = mean_normal * np.where(above < 0, -1.0, 1.0)[:, None]
     height = np.abs(above)
     sideways = np.sqrt(np.maximum(np.einsum("ij,ij->i", out, out) - height**2, 0))
-    close = np.sum((points[first] - points[second]) ** 2, axis=1) < _NOSE_SPACING_MM**2
+    apart = points.take(first, axis=0) - points.take(second, axis=0)
+    close = np.einsum("ij,ij->i", apart, apart) < _NOSE_SPACING_MM**2
     return Protrusions(height, sideways, _unit(outward + _unit(out)), pairs[close])
 
 
@@ -200,19 +204,25 @@ def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_
     Reference points beyond a border of the scan (the nearest surface lies sideways) count half: a half face must be
     able to win against a whole shoulder, and a scrap of surface that fits by chance must not win against a face.
     """
+    pieces = range(0, len(poses), _POSES_AT_ONCE)
+    scores = [_scores(poses[start : start + _POSES_AT_ONCE], surface, target, tolerance_mm) for start in pieces]
+    return Poses(poses.axes, poses.origins, poses.scales, np.concatenate(scores))
+
+
+def _scores(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_mm: float) -> Array:
     places = poses.place(target.points)
     nearest = surface.lookup(places)
-    offset = surface.points[nearest] - places
-    squared = np.sum(offset**2, axis=2)
-    normals, planes = surface.normals[nearest], poses.turn(target.normals)
+    offset = surface.points.take(nearest, axis=0) - places
+    squared = np.einsum("hni,hni->hn", offset, offset)
+    normals, planes = surface.normals.take(nearest, axis=0), poses.turn(target.normals)
     alignment = np.einsum("hni,hni->hn", normals, planes)
     along = np.minimum(
         np.abs(np.einsum("hni,hni->hn", normals, offset)), np.abs(np.einsum("hni,hni->hn", planes, offset))
     )
     covered = (squared < tolerance_mm**2) | (along**2 > 0.55 * squared)
     fitting = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
-    scores = fitting / np.sqrt(np.maximum(covered @ target.weights, 0.05))
-    return Poses(poses.axes, poses.origins, poses.scales, scores)
+    scores: Array = fitting / np.sqrt(np.maximum(covered @ target.weights, 0.05))
+    return scores
 
 
 def refine(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerances_mm: tuple[float, ...]) -> Poses:
@@ -222,9 +232,9 @@ def refine(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance
         current = Poses(axes, origins, scales, scales)
         places, planes = current.place(target.points), current.turn(target.normals)
         nearest = surface.lookup(places)
-        offset = surface.points[nearest] - places
-        alignment = np.einsum("hni,hni->hn", surface.normals[nearest], planes)
-        squared = np.sum(offset**2, axis=2)
+        offset = surface.points.take(nearest, axis=0) - places
+        alignment = np.einsum("hni,hni->hn", surface.normals.take(nearest, axis=0), planes)
+        squared = np.einsum("hni,hni->hn", offset, offset)
         weights = target.weights * alignment**2 / (1 + squared / tolerance**2) ** 2
         axes, origins, scales = similarity_step(axes, origins, scales, places, planes, offset, weights)
     return score(Poses(axes, origins, scales, scales), surface, target, tolerances_mm[-1])
@@ -312,15 +322,16 @@ def _smooth_normals(points: Array, rough: Array, radius: float) -> Array:
     """
     pairs = cKDTree(points).query_pairs(radius, output_type="ndarray")
     both, other = np.concatenate([pairs[:, 0], pairs[:, 1]]), np.concatenate([pairs[:, 1], pairs[:, 0]])
-    away = points[other] - points[both]
-    weights = np.exp(np.sum(away**2, axis=1) * (-2.0 / radius**2))
+    away = np.ascontiguousarray((points.take(other, axis=0) - points.take(both, axis=0)).T)
+    weights = np.exp(np.einsum("ij,ij->j", away, away) * (-2.0 / radius**2))
     total = np.bincount(both, weights, len(points)) + 1.0
-    mean = np.stack([np.bincount(both, weights * away[:, i], len(points)) for i in range(3)], axis=1) / total[:, None]
+    weighted = weights * away
+    mean = np.stack([np.bincount(both, values, len(points)) for values in weighted]) / total
     spread = np.empty((len(points), 3, 3))
     for i in range(3):
         for j in range(i + 1):
-            moment = np.bincount(both, weights * away[:, i] * away[:, j], len(points)) / total
-            spread[:, i, j] = spread[:, j, i] = moment - mean[:, i] * mean[:, j]
+            moment = np.bincount(both, weighted[i] * away[j], len(points)) / total
+            spread[:, i, j] = spread[:, j, i] = moment - mean[i] * mean[j]
     normals = np.linalg.eigh(spread)[1][:, :, 0]
     return normals * np.where(np.einsum("ij,ij->i", normals, rough) < 0, -1.0, 1.0)[:, None]
 

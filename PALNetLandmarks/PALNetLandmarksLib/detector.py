@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import DOUBTFUL_FITNESS, LEAST_FITNESS, Alignment, align_stepwise, canonical_mesh, no_face_found
+from .alignment_target import AlignmentTarget
 from .detection import Detection
 from .device import choose_device
 from .errors import LandmarkingError, NotAFaceError
@@ -61,7 +62,7 @@ class LandmarkDetector:
         self.labels = placer.labels
         self.weights_version, self.weights_sha256 = version, sha256
         self.device = device
-        self._placer, self._reference, self._surface = placer, reference, surface
+        self._placer, self._target, self._surface = placer, AlignmentTarget.of(reference), surface
 
     @classmethod
     def load(
@@ -120,7 +121,7 @@ class LandmarkDetector:
         mesh = scan if isinstance(scan, TriangleMesh) else read_scan(scan)
         stopwatch.lap("read")
         yield "align"
-        alignment = yield from _named("align", align_stepwise(mesh, self._reference, unit, DOUBTFUL_FITNESS))
+        alignment = yield from _named("align", align_stepwise(mesh, self._target, unit, DOUBTFUL_FITNESS))
         rotation, translation = alignment.transform[:3, :3], alignment.transform[:3, 3]
         aligned = canonical_mesh(mesh, alignment.transform, alignment.mm_per_unit, alignment.inside_out)
         stopwatch.lap("align")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .align import to_canonical
 from .mesh import TriangleMesh
 from .rasterise import pieces
+from .region_of_interest import inside_box
 
 #: Above this many triangles the drawn surface is thinned to cells of THINNING_CELL_MM.
 MOST_TRIANGLES = 400_000
@@ -41,7 +42,7 @@ def surface_to_draw(
     # it; how far the scan reaches forwards and backwards doesn't matter.
     beyond = np.array([60.0, np.inf, 5.0])
     lower, upper = (box + np.array([-beyond, beyond])).astype(np.float32)
-    near = ((points > lower) & (points < upper)).all(axis=1)
+    near = inside_box(points, lower, upper)
     kept = [piece[near[piece].any(axis=1)] for piece in pieces(mesh.triangles)]
     triangles = np.concatenate([piece.astype(np.int32) for piece in kept]) if kept else np.empty((0, 3), np.int32)
     if len(triangles) > MOST_TRIANGLES:

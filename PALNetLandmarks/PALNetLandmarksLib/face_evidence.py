@@ -123,7 +123,7 @@ def face_evidence(poses: Poses, target: EvidenceTarget, tree: cKDTree, points: A
     distance, nearest = tree.query(places.reshape(-1, 3))
     distance = distance.reshape(places.shape[:2])
     nearest = nearest.reshape(distance.shape)
-    offset, surface_normals = points[nearest] - places, normals[nearest]
+    offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
     covered = is_covered(distance, offset, surface_normals, planes)
     signed = np.clip(np.einsum("hni,hni->hn", offset, planes), -_FARTHEST_MM, _FARTHEST_MM)
     weights = target.weights * covered + 1e-12

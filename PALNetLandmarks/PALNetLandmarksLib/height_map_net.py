@@ -180,11 +180,15 @@ class HeightMapNet:
 
 def _convolve(x: NDArray[np.float32], weight: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
     """3 x 3 convolution with a margin of one zero: x (n, h, w, c), weight (out, c, 3, 3)."""
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    n, height, width, channels = x.shape
+    padded = np.zeros((n, height + 2, width + 2, channels), dtype=x.dtype)
+    padded[:, 1:-1, 1:-1] = x
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::stride, ::stride]
-    n, height, width = windows.shape[:3]
-    columns = windows.reshape(n * height * width, -1)
-    return (columns @ weight.reshape(len(weight), -1).T).reshape(n, height, width, -1)
+    # Channels last, as they lie in memory: copied so, a row of the window is one piece.
+    rows, columns = windows.shape[1:3]
+    flat = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n * rows * columns, 9 * channels)
+    kernel = weight.transpose(2, 3, 1, 0).reshape(9 * channels, -1)
+    return (flat @ kernel).reshape(n, rows, columns, -1)
 
 
 def _normalise(x: NDArray[np.float32], gain: NDArray[np.float32], shift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -112,33 +112,31 @@ def _draw(
     count = len(centres)
     half = np.float32(0.5 * (pixels - 1))
     reach = np.float32((half + 0.5) * pitch)
-    outwards, samples = [], []
     # A box test first: most samples are nowhere near a given landmark.
     radius = np.float32(np.sqrt(2) * reach)
-    x, y, z = points.T
-    for landmark in range(count):
-        cx, cy, cz = centres[landmark]
+    columns, directions = np.ascontiguousarray(points.T), np.ascontiguousarray(normals.T)
+    x, y, z = columns
+    drawn = []
+    for landmark, (axes, centre) in enumerate(zip(frames, centres)):
+        cx, cy, cz = centre
         near = np.flatnonzero((np.abs(x - cx) < radius) & (np.abs(y - cy) < radius) & (np.abs(z - cz) < radius))
-        samples.append(near)
-        outwards.append(np.full(len(near), landmark))
-    landmark_of, sample = np.concatenate(outwards), np.concatenate(samples)
-    offset = points[sample] - centres[landmark_of]
-    axes = frames[landmark_of]
-    local = np.einsum("nij,nj->ni", axes, offset)
-    inside = (np.abs(local[:, 0]) < reach) & (np.abs(local[:, 1]) < reach) & (np.abs(local[:, 2]) < depth)
-    landmark_of, sample, local, axes = landmark_of[inside], sample[inside], local[inside], axes[inside]
-    tilt = np.einsum("nij,nj->ni", axes, normals[sample])
-    # Surfaces seen from behind (the far side of an ear) are not drawn.
-    facing = tilt[:, 2] > -0.2
-    landmark_of, local, tilt = landmark_of[facing], local[facing], tilt[facing]
+        local = axes @ (columns.take(near, axis=1) - centre[:, None])
+        right, up, outward = np.abs(local)
+        inside = np.flatnonzero((right < reach) & (up < reach) & (outward < depth))
+        tilt = axes @ directions.take(near[inside], axis=1)
+        # Surfaces seen from behind (the far side of an ear) are not drawn.
+        facing = np.flatnonzero(tilt[2] > -0.2)
+        local, tilt = local.take(inside[facing], axis=1), tilt.take(facing, axis=1)
+        drawn.append((np.full(len(facing), landmark), local, tilt))
+    landmark_of, local, tilt = (np.concatenate(part, axis=-1) for part in zip(*drawn))
 
-    u, v = local[:, 0] / np.float32(pitch) + half, local[:, 1] / np.float32(pitch) + half
+    u, v = local[:2] / np.float32(pitch) + half
     u0, v0 = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
     fu, fv = u - u0, v - v0
-    front = np.exp(local[:, 2] / np.float32(softness))
+    front = np.exp(local[2] / np.float32(softness))
     wide = pixels + 2  # a margin of one pixel takes what falls just outside
     base = (landmark_of * wide + v0 + 1) * wide + u0 + 1
-    values = np.stack([np.ones(len(front), np.float32), local[:, 2] / np.float32(depth), tilt[:, 0], tilt[:, 1]])
+    values = np.stack([np.ones(len(front), np.float32), local[2] / np.float32(depth), tilt[0], tilt[1]])
     total = np.zeros((CHANNELS, count * wide * wide))
     for step, part in ((0, (1 - fu) * (1 - fv)), (1, fu * (1 - fv)), (wide, (1 - fu) * fv), (wide + 1, fu * fv)):
         weight = part * front

@@ -31,7 +31,7 @@ def icp(start: Poses, target: WeightedPoints, tree: cKDTree, points: Array, norm
         places, planes = current.place(target.points), current.turn(target.normals)
         distance, nearest = tree.query(places.reshape(-1, 3))
         distance, nearest = distance.reshape(places.shape[:2]), nearest.reshape(places.shape[:2])
-        offset, surface_normals = points[nearest] - places, normals[nearest]
+        offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
         cosine = np.einsum("hni,hni->hn", surface_normals, planes)
         weights = target.weights * cosine**2 / (1 + (distance / reach) ** 2) ** 2
         weights = weights * is_covered(distance, offset, surface_normals, planes)

@@ -50,8 +50,17 @@ def sample_region_of_interest(
     return replace(samples, points=samples.points @ turn, normals=samples.normals @ turn)
 
 
+def inside_box(points: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of points (n, 3) lie between two corners (3,) of a box."""
+    inside = np.ones(len(points), dtype=bool)
+    for axis in range(3):
+        inside &= (points[:, axis] > low[axis]) & (points[:, axis] < high[axis])
+    return inside
+
+
 def _triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float) -> NDArray[np.int64]:
     """Numbers of the triangles inside the reference's box widened by a margin, ascending."""
     low, high = reference.region_of_interest[0] - margin_mm, reference.region_of_interest[1] + margin_mm
-    inside = ((mesh.points > low) & (mesh.points < high)).all(axis=1)
-    return np.flatnonzero(inside[mesh.triangles].all(axis=1))
+    inside = inside_box(mesh.points, low, high)
+    first, second, third = (inside.take(mesh.triangles[:, corner]) for corner in range(3))
+    return np.flatnonzero(first & second & third)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
-from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing, triangle_corners
+from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing
 
 #: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
 _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
@@ -90,7 +90,9 @@ def sample_surface(
     columns = columns / pitch - _OFFSET
     pieces = corners_in_pieces(columns, triangles)
     reaching = np.concatenate([piece.start + _reaching(corners) for piece, corners in pieces])
-    found = _meet(triangle_corners(columns, triangles[reaching]), reaching)
+    found = []
+    for piece, corners in corners_in_pieces(columns, triangles[reaching]):
+        found += _meet(corners, reaching[piece])
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
     order = np.lexsort((depth, rank))
     numbers = numbers[order] if triangle_subset is None else np.asarray(triangle_subset)[numbers[order]]

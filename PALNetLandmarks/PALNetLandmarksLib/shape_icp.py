@@ -46,7 +46,7 @@ def shape_icp(start: Poses, target: EvidenceTarget, tree: cKDTree, points: Array
         places = scale * (target.points + stands_off[:, None] * target.normals) @ axes.T + origin
         planes = target.normals @ axes.T
         distance, nearest = tree.query(places)
-        offset, surface_normals = points[nearest] - places, normals[nearest]
+        offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
         cosine = np.einsum("ni,ni->n", surface_normals, planes)
         weights = SHAPE_CERTAINTY * target.weights * cosine**2 / (1 + (distance / reach) ** 2) ** 2
         weights = weights * is_covered(distance[None], offset[None], surface_normals[None], planes[None])[0]

@@ -24,8 +24,11 @@ def triangle_corners(columns: NDArray[np.float64], triangles: NDArray[np.int64])
 def corners_in_pieces(
     columns: NDArray[np.float64], triangles: NDArray[np.int64]
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """``triangle_corners`` of some triangles after others, with the part of ``triangles`` that they are."""
-    for start in range(0, len(triangles), _PIECE):
+    """``triangle_corners`` of some triangles after others, with the part of ``triangles`` that they are.
+
+    Of no triangles, one empty piece.
+    """
+    for start in range(0, max(len(triangles), 1), _PIECE):
         piece = slice(start, start + _PIECE)
         yield piece, triangle_corners(columns, triangles[piece])
 
