@@ -32,11 +32,12 @@ help:
 detect: $(VENV)/.detect-ready
 	@$(VENV)/bin/palnet-landmarks detect $(OPTIONS) -o "$$PALNET_OUTPUT" -- "$$PALNET_SCAN"
 
+# Two tests at a time, each with one thread for its matrix products.
 test: $(VENV)/.test-ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 $(VENV)/.detect-ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
