@@ -122,6 +122,7 @@ def test_writes_markups_csv_and_picture_and_says_what_was_found(run, write_egg, 
         rows = list(csv.DictReader(stream))
     assert [row["label"] for row in rows] == ["Prn", "Tr", "T_R", "T_L"]
     assert [float(rows[1][axis]) for axis in "xyz"] == [0.0, 39.0, 75.0]
+    assert {row["unit"] for row in rows} == {"mm"}
     with Image.open(folder / "anna.png") as image:
         assert image.format == "PNG"
         assert image.width > 900

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def test_csv_columns(tmp_path: Path) -> None:
     assert rows[0]["standard_deviation_mm"] == "0.400"
     assert (rows[2]["x"], rows[2]["standard_deviation_mm"], rows[2]["state"]) == ("", "", "missing")
     assert rows[3]["state"] == "defined"
-    assert {row["coordinate_system"] for row in rows} == {"LPS"}
+    assert {(row["coordinate_system"], row["unit"]) for row in rows} == {("LPS", "")}
+    write_landmarks(tmp_path / "face.csv", replace(landmarks, unit="cm").ordered(SCHEME.labels[:5]))
+    lines = (tmp_path / "face.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[-1] for line in lines] == ["unit"] + 5 * ["cm"]
 
 
 @pytest.mark.parametrize("coordinate_system", ["LPS", "RAS"])
@@ -371,7 +375,7 @@ def test_what_was_corrected_is_written_and_names_stay_names(tmp_path: Path) -> N
     write_landmarks(tmp_path / "a.mrk.json", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
     assert read_landmarks(tmp_path / "a.mrk.json").names == names
     write_landmarks(tmp_path / "a.csv", LandmarkSet(("N", "Pg", "Gn"), points, names=names, corrected=corrected))
-    states = [line.split(",")[-2] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
+    states = [line.split(",")[-3] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
     assert states == ["defined", "corrected", "missing"]
 
 

@@ -728,6 +728,7 @@ def test_a_scan_in_metres_that_is_scaled_keeps_corrections_and_measurements(
     row = [loaded.ui.measurementTable.item(i, 0).text() for i in range(29)].index("N - Pg")
     loaded._updateTable()
     length = loaded.ui.measurementTable.item(row, 1).text()
+    assert exported_unit(loaded, tmp_path) == "m"
     scaled = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     scaled.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1000.0, 1000, 1000, 1])))
     for moved in (loaded._parameterNode.source, node) if with_landmarks else (loaded._parameterNode.source,):
@@ -741,6 +742,14 @@ def test_a_scan_in_metres_that_is_scaled_keeps_corrections_and_measurements(
         assert np.allclose(node.GetNthControlPointPositionWorld(index["Pg"]), corrected, atol=0.1)
     loaded._updateTable()
     assert float(loaded.ui.measurementTable.item(row, 1).text()[:-3]) == pytest.approx(float(length[:-3]), abs=0.11)
+    assert exported_unit(loaded, tmp_path) == "mm"
+
+
+def exported_unit(panel: Any, folder: Path) -> str:
+    """What the table of the landmarks calls the unit of their coordinates."""
+    panel.exportLandmarks(str(folder / "exported.csv"))
+    (unit,) = {line.split(",")[-1] for line in (folder / "exported.csv").read_text().splitlines()[1:]}
+    return unit
 
 
 def test_an_exported_table_and_a_single_landmark_are_taken_up(loaded: Any, tmp_path: Path) -> None:

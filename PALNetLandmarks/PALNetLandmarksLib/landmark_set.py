@@ -34,6 +34,7 @@ class LandmarkSet:
     names: tuple[str, ...] = ()
     standard_deviation_mm: NDArray[np.float64] | None = None
     corrected: NDArray[np.bool_] | None = None
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         number = len(self.labels)
@@ -99,4 +100,5 @@ class LandmarkSet:
             names=tuple((*self.names, "")[row] for row in rows) if self.names else (),
             standard_deviation_mm=None if deviation is None else np.append(deviation, np.nan)[rows],
             corrected=None if self.corrected is None else np.append(self.corrected, False)[rows],
+            unit=self.unit,
         )

@@ -107,4 +107,5 @@ def _landmark_set(detection: Detection) -> LandmarkSet:
         coordinate_system=detection.coordinate_system,
         names=tuple(names.get(label, "") for label in detection.labels),
         standard_deviation_mm=detection.standard_deviation_mm,
+        unit=detection.unit,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PALNetLandmarksLib.errors import OutputError
+from PALNetLandmarksLib.errors import OutputError, UnknownUnitError
 from PALNetLandmarksLib.landmark_files import write_landmarks
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.landmark_states import CORRECTED, DETECTED
+from PALNetLandmarksLib.measurements import unit_of_landmarks
+from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 
 from .landmark_node import LandmarkNode
@@ -17,7 +21,10 @@ SUFFIXES = (".mrk.json", ".fcsv", ".csv")
 
 
 def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
-    """The landmarks as they stand in the world, LPS mm; a standard deviation where the detected position stands."""
+    """The landmarks as they stand in the world (LPS), with a standard deviation where the detected position stands.
+
+    Scan and landmarks may have been scaled since the detection: the unit is that in which they make a face now.
+    """
     node, index, states = landmarks.node, landmarks.index(), landmarks.states()
     points = np.full((len(landmarks.labels), 3), np.nan)
     for row, label in enumerate(landmarks.labels):
@@ -25,7 +32,7 @@ def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
             points[row] = node.GetNthControlPointPositionWorld(index[label])
     names = {landmark.label: landmark.name for landmark in load_scheme().landmarks}
     deviations = landmarks.deviations()
-    return LandmarkSet(
+    placed = LandmarkSet(
         labels=landmarks.labels,
         points=points,
         coordinate_system="RAS",
@@ -35,6 +42,10 @@ def landmark_set(landmarks: LandmarkNode) -> LandmarkSet:
         ),
         corrected=np.array([states[label] == CORRECTED for label in landmarks.labels]),
     ).in_coordinate_system("LPS")
+    try:
+        return replace(placed, unit=unit_of_landmarks(placed, _reference(), node.GetName()))
+    except UnknownUnitError:
+        return replace(placed, unit=landmarks.unit or "mm")
 
 
 def export_landmarks(landmarks: LandmarkNode, path: Path | str) -> Path:
@@ -64,3 +75,9 @@ def with_ending(path: Path, ending: str) -> Path:
     if path.exists():  # nobody was asked whether to replace this one
         raise OutputError(f"'{path.name}' exists already; give its whole name to replace it, or another name.")
     return path
+
+
+@lru_cache(maxsize=1)
+def _reference() -> ReferenceFace:
+    """Read once: the table of measurements follows every drag."""
+    return load_reference()

@@ -12,7 +12,7 @@ import numpy as np
 from ..landmark_set import LandmarkSet
 from .fields import position_of
 
-_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state", "coordinate_system")
+_COLUMNS = ("label", "name", "x", "y", "z", "standard_deviation_mm", "state", "coordinate_system", "unit")
 
 
 def write_table(landmarks: LandmarkSet) -> str:
@@ -33,6 +33,7 @@ def write_table(landmarks: LandmarkSet) -> str:
                 f"{deviation[i]:.3f}" if deviation is not None and known else "",
                 _state(landmarks, i),
                 landmarks.coordinate_system,
+                landmarks.unit or "",
             ]
         )
     return stream.getvalue()
