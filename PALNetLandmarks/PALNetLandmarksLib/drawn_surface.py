@@ -43,7 +43,7 @@ def surface_to_draw(
     beyond = np.array([60.0, np.inf, 5.0])
     lower, upper = (box + np.array([-beyond, beyond])).astype(np.float32)
     near = inside_box(points, lower, upper)
-    kept = [piece[near[piece].any(axis=1)] for piece in pieces(mesh.triangles)]
+    kept = [piece[np.logical_or.reduce(near.take(piece.T))] for piece in pieces(mesh.triangles)]
     triangles = np.concatenate([piece.astype(np.int32) for piece in kept]) if kept else np.empty((0, 3), np.int32)
     if len(triangles) > MOST_TRIANGLES:
         points, triangles = _thinned(points, triangles)

@@ -62,5 +62,4 @@ def _triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: f
     """Numbers of the triangles inside the reference's box widened by a margin, ascending."""
     low, high = reference.region_of_interest[0] - margin_mm, reference.region_of_interest[1] + margin_mm
     inside = inside_box(mesh.points, low, high)
-    first, second, third = (inside.take(mesh.triangles[:, corner]) for corner in range(3))
-    return np.flatnonzero(first & second & third)
+    return np.flatnonzero(np.logical_and.reduce(inside.take(mesh.triangles.T)))
