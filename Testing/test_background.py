@@ -36,7 +36,8 @@ def test_the_process_finds_what_the_detector_finds(sample: TriangleMesh) -> None
     found = finish(detect_in_background(sample.points, sample.triangles, Job("anna", device="cpu"), start_process))
     here = LandmarkDetector.load(device="cpu").detect(sample)
     assert found.labels == here.labels
-    assert np.array_equal(found.points, here.points)
+    # To rounding: there, one thread multiplies matrices, here as many as numpy was told.
+    np.testing.assert_allclose(found.points, here.points, atol=1e-4)
     assert np.array_equal(found.missing, here.missing)
     assert found.weights_sha256 == here.weights_sha256
 

@@ -459,6 +459,18 @@ def test_help_loads_nothing_heavy():
     assert "HEAVY []" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(("users_own", "used"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_products_of_matrices_wait_for_no_second_thread(users_own, used):
+    done = python(
+        "import os, sys\n"
+        f"os.environ.pop('OMP_NUM_THREADS', None); os.environ.update({users_own})\n"
+        "from PALNetLandmarksLib import command_line\n"
+        "command_line.app = lambda: print('numpy' in sys.modules, os.environ['OMP_NUM_THREADS'])\n"
+        "command_line.main()"
+    )
+    assert done.stdout.split() == ["False", used], done.stderr
+
+
 def test_automatic_device_is_the_cpu_without_importing_torch_where_there_is_no_gpu():
     done = python(
         "import sys\n"
