@@ -95,6 +95,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         #: Widgets are being set to the parameters, not by the user.
         self._showing = False
+        self._shown = None
         self._run = None
         self._table = None
         self._measurements = None
@@ -151,6 +152,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         # By hand, not by connectGui: before Slicer's pull request 9063 (2026), disconnectGui leaves widgets connected
         # (issue 7547), and an observer on the node that can crash Slicer when it is called after the panel is gone.
         self.ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onSourceChosen)
+        # The former is silent between two nodes of the same name (Qt 6).
+        self.ui.inputSelector.connect("nodeActivated(vtkMRMLNode*)", self.onSourceChosen)
         for name, slider in self._sliders().items():
             slider.connect("valueChanged(double)", lambda value, name=name: self._setParameter(name, value))
         for name, checkBox in self._checkBoxes().items():
@@ -169,7 +172,9 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self._initializeParameterNode()
 
@@ -195,6 +200,16 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onSceneEndClose(self, caller=None, event=None):
         self._initializeParameterNode()
 
+    def onSceneStartImport(self, caller=None, event=None):
+        # The selector lets go of its node during an import, which is nobody's choice.
+        self._setParameterNode(None)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        # The selector would go on to a neighbour, another patient's scan perhaps.
+        if self._parameterNode is not None and node is self._parameterNode.source:
+            self._parameterNode.source = None
+
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node):
         self._histories.pop(node.GetID(), None)
@@ -215,7 +230,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         event, method = vtk.vtkCommand.ModifiedEvent, self._onParametersChanged
         if self._parameterNode is not None:
             self.removeObserver(self._parameterNode.parameterNode, event, method)
-        self._parameterNode = parameterNode
+        self._parameterNode, self._shown = parameterNode, None
         if parameterNode is not None:
             # After the wrapper, which reads its values anew on the same event: VTK calls what came first last.
             self.addObserver(parameterNode.parameterNode, event, method, priority=-1.0)
@@ -256,6 +271,13 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameters is None:
             return
         source = parameters.source
+        if source is not self._shown:
+            self._shown = source
+            # The scan keeps the opacity that it has, perhaps from the module Models; the slider shows it.
+            opacity = self.logic.opacityOf(source)
+            if opacity is not None and opacity != parameters.opacity:
+                parameters.opacity = opacity
+                return  # called anew by the change
         self._showing = True
         try:
             self.ui.inputSelector.setCurrentNode(source)
@@ -560,7 +582,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._updateTable()
 
     def _onLandmarksChanged(self, caller=None, event=None):
-        self._tableTimer.start()
+        if not self._tableTimer.isActive():  # started anew by each event, it would wait for the end of the drag
+            self._tableTimer.start()
 
     def _onDragStart(self, caller=None, event=None):
         self._settled = self._positions()
@@ -583,7 +606,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _toSurface(self, indices):
         """Snap control points to the surface, if the user wants that."""
-        if self._snap is not None and self._parameterNode.snapToSurface:
+        if self._snap is not None and self._parameterNode is not None and self._parameterNode.snapToSurface:
             for i in indices:
                 self._snap.snap(self._landmarks.node, i)
 
@@ -724,11 +747,12 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._fail(None, _("Install the extension 'PyTorch' from the Extensions Manager first, then try again."))
             return
         try:
-            installed = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
+            logic = PyTorchUtils.PyTorchUtilsLogic()
+            installed = logic.torchInstalled() or logic.installTorch(askConfirmation=True) is not None
         except Exception as error:
             self._fail(error)
             return
-        self._say(_("PyTorch is installed.") if installed is not None else _("PyTorch was not installed."))
+        self._say(_("PyTorch is installed.") if installed else _("PyTorch was not installed."))
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the panel says
@@ -851,8 +875,14 @@ class PALNetLandmarksLogic(ScriptedLoadableModuleLogic):
         from PALNetLandmarksLib.resources import resource_path
 
         node = self.loadScan(resource_path("SampleScan.ply"))
-        node.SetName(SAMPLE_NAME)
+        node.SetName(slicer.mrmlScene.GenerateUniqueName(SAMPLE_NAME))
         return node
+
+    def opacityOf(self, source):
+        """Opacity (0 to 1) of a scan in 3D; ``None`` where it is not displayed."""
+        from PALNetLandmarksMRML.landmark_display import opacity_of
+
+        return opacity_of(source) if source is not None else None
 
     def exportLandmarks(self, node, path):
         """Write the landmarks of a markups node to ``.mrk.json``, ``.fcsv`` or ``.csv``; raises OutputError."""

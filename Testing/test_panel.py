@@ -314,6 +314,51 @@ def test_parameters_and_widgets_follow_each_other(loaded: Any) -> None:
     assert not ui.detectButton.enabled
 
 
+def test_a_scan_that_is_removed_leaves_the_choice_to_the_user(loaded: Any) -> None:
+    first, second = loaded._parameterNode.source, loaded.logic.loadSample()
+    assert second.GetName() != first.GetName()
+    loaded.ui.inputSelector.activate(second)
+    slicer.mrmlScene.RemoveNode(first)
+    assert loaded._parameterNode.source is second is loaded.ui.inputSelector.currentNode()
+    loaded.logic.loadSample()
+    slicer.mrmlScene.RemoveNode(second)
+    assert loaded._parameterNode.source is None
+    assert loaded.ui.inputSelector.currentNode() is None
+
+
+def test_an_imported_scene_leaves_the_chosen_scan_chosen(loaded: Any) -> None:
+    second = loaded.logic.loadSample()
+    loaded.ui.inputSelector.activate(second)
+    scene = slicer.mrmlScene
+    scene.StartState(scene.ImportState)
+    scene.AddNewNodeByClass("vtkMRMLModelNode", "imported")
+    scene.EndState(scene.ImportState)
+    assert loaded._parameterNode.source is second
+    assert loaded.ui.inputSelector.currentNode() is second
+
+
+def test_of_two_scans_of_one_name_the_one_that_is_chosen_counts(loaded: Any) -> None:
+    first, second = loaded._parameterNode.source, loaded.logic.loadSample()
+    second.SetName(first.GetName())
+    loaded.ui.inputSelector.activate(second)
+    assert loaded._parameterNode.source is second
+
+
+def test_the_tables_follow_a_drag_before_it_ends(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = detected(loaded)
+    slicer.app.processEvents()
+    shown = []
+    monkeypatch.setattr(loaded._measurements, "show", shown.append)
+    node.InvokeCustomModifiedEvent(node.PointStartInteractionEvent)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:  # events closer to each other than the delay of the tables
+        node.SetNthControlPointPositionWorld(3, (np.array(node.GetNthControlPointPositionWorld(3)) + 0.01).tolist())
+        slicer.app.processEvents()
+        time.sleep(0.01)
+    node.InvokeCustomModifiedEvent(node.PointEndInteractionEvent)
+    assert len(shown) >= 3
+
+
 def test_a_closed_panel_and_the_parameters_part(loaded: Any) -> None:
     parameters = loaded.logic.getParameterNode()
     for _ in range(3):
@@ -872,13 +917,14 @@ def test_torch_is_installed_only_when_asked_and_by_the_pytorch_extension(
     panel.ui.installTorchButton.click()
     assert "Extensions Manager" in panel.ui.statusLabel.text
     asked = []
+    there = False
 
     def logic(answer: Any) -> Any:
         def install(askConfirmation: bool = False) -> Any:  # noqa: N803
             asked.append(askConfirmation)
             return answer
 
-        return types.SimpleNamespace(installTorch=install)
+        return types.SimpleNamespace(installTorch=install, torchInstalled=lambda: there)
 
     stub = types.ModuleType("PyTorchUtils")
     monkeypatch.setitem(sys.modules, "PyTorchUtils", stub)
@@ -887,6 +933,10 @@ def test_torch_is_installed_only_when_asked_and_by_the_pytorch_extension(
         panel.ui.installTorchButton.click()
         assert sentence in panel.ui.statusLabel.text
     assert asked == [True, True]
+    there = True
+    panel.ui.installTorchButton.click()
+    assert "is installed" in panel.ui.statusLabel.text
+    assert asked == [True, True], "what is there is not installed again"
 
 
 def test_sizes_and_opacity_reach_the_scene(loaded: Any) -> None:
@@ -896,7 +946,17 @@ def test_sizes_and_opacity_reach_the_scene(loaded: Any) -> None:
     loaded.ui.opacitySlider.value = 0.4
     assert node.GetDisplayNode().GetGlyphScale() == pytest.approx(4.5)
     assert node.GetDisplayNode().GetTextScale() == pytest.approx(6.0)
-    assert loaded._parameterNode.source.GetDisplayNode().GetOpacity() == pytest.approx(0.4)
+    scan = loaded._parameterNode.source
+    assert scan.GetDisplayNode().GetOpacity() == pytest.approx(0.4)
+    # What the module Models sets stays.
+    scan.GetDisplayNode().SetOpacity(0.6)
+    loaded.exit()
+    loaded.enter()
+    assert scan.GetDisplayNode().GetOpacity() == loaded.ui.opacitySlider.value == pytest.approx(0.6)
+    loaded.loadScan(str(MODULE / "Resources" / "SampleScan.ply"))
+    assert loaded.ui.opacitySlider.value == 1.0
+    loaded.ui.inputSelector.activate(scan)
+    assert scan.GetDisplayNode().GetOpacity() == loaded.ui.opacitySlider.value == pytest.approx(0.6)
 
 
 def test_the_chosen_landmark_is_centred_and_the_view_keeps_its_direction(loaded: Any) -> None:

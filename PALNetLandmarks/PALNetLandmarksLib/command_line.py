@@ -77,7 +77,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the command ``palnet-landmarks``."""
-    # For numpy, which is not loaded yet: products of matrices as small as here gain nothing by a second thread, but wait
+    # For numpy, which is not loaded yet. Products of matrices as small as here gain nothing by a second thread but wait
     # for it where another program keeps a core busy; on two cores the network then took ten times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     app()

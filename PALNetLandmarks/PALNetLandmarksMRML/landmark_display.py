@@ -61,6 +61,14 @@ def set_opacity(source, opacity: float) -> None:  # type: ignore[no-untyped-def]
         display.SetOpacity(opacity)
 
 
+def opacity_of(source) -> float | None:  # type: ignore[no-untyped-def]
+    """What ``set_opacity`` sets; ``None`` where the scan has no display."""
+    display = source.GetDisplayNode()
+    if display is None:
+        return None
+    return float(display.GetOpacity3D() if hasattr(display, "GetOpacity3D") else display.GetOpacity())
+
+
 def centre_on(landmarks: LandmarkNode, label: str) -> bool:
     """Make a landmark the point that all 3D views turn about; they keep their direction. False if it has no place."""
     node = landmarks.node

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+import vtk
 from PySide6.QtCore import Property, Signal
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QWidget
 
@@ -33,9 +34,15 @@ class qMRMLWidget(QWidget):
 
 
 class qMRMLNodeComboBox(QWidget):
-    """Chooses a node of the scene; follows nodes that come, go and are renamed."""
+    """Chooses a node of the scene; follows nodes that come and go, as Slicer's does with Qt 6.
+
+    Where the chosen node goes, its neighbour is chosen. When a scene has been imported, all rows are made anew and none
+    is chosen. ``currentNodeChanged`` follows the text: it is silent between two nodes of one name, but
+    ``nodeActivated`` tells what the user chose.
+    """
 
     currentNodeChanged = Signal(object)
+    nodeActivated = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -51,8 +58,11 @@ class qMRMLNodeComboBox(QWidget):
         for tag in self._tags:
             self._scene.RemoveObserver(tag)
         self._scene = scene
-        events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
-        self._tags = [scene.AddObserver(event, lambda *_: self._fill()) for event in events]
+        self._tags = [
+            scene.AddObserver(event, lambda *_: self._fill()) for event in (scene.NodeAddedEvent, scene.EndCloseEvent)
+        ]
+        self._tags.append(scene.AddObserver(scene.EndImportEvent, lambda *_: self._refill()))
+        self._tags.append(scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._leave, -10.0))
         self._fill()
 
     def mrmlScene(self) -> Any:
@@ -67,9 +77,16 @@ class qMRMLNodeComboBox(QWidget):
         if index < 0:
             raise ValueError(f"{node.GetName()} cannot be chosen here")
         self._box.setCurrentIndex(index)
-        self._take(node)
+
+    def activate(self, node: Any) -> None:
+        """The user chooses ``node``."""
+        self.setCurrentNode(node)
+        self.nodeActivated.emit(node)
 
     def _fill(self) -> None:
+        if self._scene.IsImporting():
+            return
+        chosen = self._current
         blocked = self._box.blockSignals(True)
         self._box.clear()
         if self._flags["noneEnabled"]:
@@ -78,11 +95,19 @@ class qMRMLNodeComboBox(QWidget):
             node = self._scene.GetNthNode(i)
             if any(self._fits(node, kind) for kind in self._types) and not node.GetHideFromEditors():
                 self._box.addItem(node.GetName(), node.GetID())
-        identity = self._current.GetID() if self._current is not None else ""
-        index = self._box.findData(identity)
-        self._box.setCurrentIndex(max(index, 0))
+        self._box.setCurrentIndex(max(self._box.findData(chosen.GetID() if chosen is not None else ""), 0))
         self._box.blockSignals(blocked)
-        self._on_index(max(index, 0))
+        self._on_index(self._box.currentIndex())
+
+    def _refill(self) -> None:
+        self._box.setCurrentIndex(0)
+        self._fill()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _leave(self, scene: Any, event: str, node: Any) -> None:
+        index = self._box.findData(node.GetID())
+        if index >= 0:
+            self._box.removeItem(index)
 
     def _fits(self, node: Any, kind: str) -> bool:
         return node.IsA(kind) if self._flags["showChildNodeTypes"] else node.GetClassName() == kind
@@ -92,8 +117,9 @@ class qMRMLNodeComboBox(QWidget):
         self._take(self._scene.GetNodeByID(identity) if identity else None)
 
     def _take(self, node: Any) -> None:
-        if node is not self._current:
-            self._current = node
+        before, self._current = self._current, node
+        names = [one.GetName() if one is not None else None for one in (before, node)]
+        if names[0] != names[1]:
             self.currentNodeChanged.emit(node)
 
     def _get_types(self) -> list:
