@@ -227,6 +227,8 @@ def test_scans_that_would_overwrite_each_other_are_refused_before_any_work(run, 
     twice = run("detect", first, first.parent / ".." / "one" / "face.obj")
     assert twice.exit_code == 2
     assert "twice" in twice.stderr
+    assert "twice" in json.loads(run("detect", first, first, "--json").stdout)["error"]
+    assert "twice" in run("measure", first, first).stderr
     other_suffix = run("detect", first, first.with_suffix(".ply"))
     assert other_suffix.exit_code == 2
 
@@ -235,7 +237,7 @@ def test_unwritable_output_is_refused_with_the_remedy(run, write_egg, tmp_path):
     blocker = tmp_path / "blocker"
     blocker.write_text("a file")
     result = run("detect", "-o", blocker / "below", write_egg("anna.obj"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "blocker" in result.stderr
     assert result.stderr.count("\n") == 1
     assert blocker.read_text() == "a file"
@@ -255,8 +257,10 @@ def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
 def test_a_write_that_fails_half_way_brings_back_what_was_there(run, write_egg, tmp_path, monkeypatch):
     scan = write_egg("anna.obj")
     assert run("detect", "-o", tmp_path / "out", scan).exit_code == 0
-    for name in ("anna.mrk.json", "anna.csv", "anna.png"):
-        (tmp_path / "out" / name).write_text(f"the user's {name}")
+    before = {"anna.png": (tmp_path / "out" / "anna.png").read_bytes()}
+    for name in ("anna.mrk.json", "anna.csv"):
+        before[name] = f"the user's {name}".encode()
+        (tmp_path / "out" / name).write_bytes(before[name])
     real = Path.replace
 
     def replace(self, target):
@@ -268,8 +272,8 @@ def test_a_write_that_fails_half_way_brings_back_what_was_there(run, write_egg, 
     result = run("detect", "-o", tmp_path / "out", scan, "--overwrite")
     assert result.exit_code == 1 and "open in another program" in result.stderr
     assert names_in(tmp_path / "out") == ["anna.csv", "anna.mrk.json", "anna.png"]
-    for name in ("anna.mrk.json", "anna.csv", "anna.png"):
-        assert (tmp_path / "out" / name).read_text() == f"the user's {name}"
+    for name, content in before.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
 
 
 def test_corrected_landmarks_are_not_overwritten_unasked(run, write_egg, tmp_path):
@@ -294,12 +298,17 @@ def test_a_scan_s_texture_is_not_overwritten_unasked(run, write_egg, tmp_path):
     scan, texture = write_egg("anna.obj"), tmp_path / "anna.png"
     texture.write_bytes(b"the texture")
     result = run("detect", scan, "-o", tmp_path)
-    assert result.exit_code == 1 and "may be the scan's texture" in " ".join(result.stderr.split())
+    assert result.exit_code == 1 and "perhaps the scan's texture" in " ".join(result.stderr.split())
     assert texture.read_bytes() == b"the texture" and not (tmp_path / "anna.mrk.json").exists()
-    assert run("detect", scan, "-o", tmp_path, "--overwrite").exit_code == 0
-    picture = texture.read_bytes()
-    assert picture != b"the texture"
-    assert run("detect", scan, "-o", tmp_path).exit_code == 0  # a picture of its own is made anew
+    # Nor when landmarks lie beside it, or other ones are to be replaced.
+    assert run("detect", scan, "-o", tmp_path, "--no-picture").exit_code == 0
+    for options in ((), ("--overwrite",)):
+        assert run("detect", scan, "-o", tmp_path, *options).exit_code == 1
+        assert texture.read_bytes() == b"the texture"
+    texture.unlink()
+    for _ in range(2):  # a picture of its own is made anew
+        assert run("detect", scan, "-o", tmp_path).exit_code == 0
+    assert texture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_fails_leaves_no_file(run, write_egg, tmp_path, monkeypatch):
@@ -307,7 +316,7 @@ def test_a_picture_that_fails_leaves_no_file(run, write_egg, tmp_path, monkeypat
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("PALNetLandmarksLib.picture.render_detection", full_disk)
+    monkeypatch.setattr("PALNetLandmarksLib.write_results.render_detection", full_disk)
     result = run("detect", "-o", tmp_path / "out", write_egg("anna.obj"))
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
@@ -322,7 +331,7 @@ def test_bad_weights_end_the_run_with_one_sentence(write_egg, tmp_path, monkeypa
     scan = write_egg("anna.obj")
     for arguments in (["detect", str(scan), "-o", str(tmp_path / "out")], ["info"]):
         result = invoke(*arguments, "--weights", "w.bin", "--json")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert json.loads(result.stdout)["error"] == "'w.bin' is damaged; install it again."
         assert result.stderr == "Error: 'w.bin' is damaged; install it again.\n"
     assert not (tmp_path / "out").exists()

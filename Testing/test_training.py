@@ -616,9 +616,13 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     card = run_trainer(data, run, "--finetune", str(bundled), config=config, epochs=0)
     said = " ".join(capsys.readouterr().err.split())
     assert f"does not know them: {own}." in said and "No landmark file has Tr, G, C, Ls" in said
-    assert "Not trained: what it started from has" in (run / "model-card.md").read_text(encoding="utf-8")
+    assert "Not trained: what it began with (see below) has" in (run / "model-card.md").read_text(encoding="utf-8")
     assert card["labels"] == list(load_scheme().labels)
     assert 2 < card["start"]["moved_mm"]["Pg"] < 5
+    assert "nothing was taken over" not in said
+    few = run_trainer(data, tmp_path / "few", "--finetune", str(bundled), "--limit", "2", config=config, epochs=0)
+    assert "2 scans to train on" in " ".join(capsys.readouterr().err.split())
+    assert few["start"]["moved_mm"] == {}
     # Interrupted before the first checkpoint, it begins as it began.
     started = (run / "start.json").read_text(encoding="utf-8")
     (run / "checkpoint.pt").unlink()

@@ -34,7 +34,7 @@ Arrays = dict[str, NDArray[np.float32]]
 _CHANCE = 0.05
 
 #: Fewer subjects do not tell a habit from chance, more need not be asked.
-_LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
+LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.f
         own = residuals[:, [i for i, other in enumerate(kinds) if other == kind]]
         known = np.isfinite(own).all(axis=2)
         there = known.any(axis=1)  # both sides of one face are not two subjects
-        if there.sum() < _LEAST_SUBJECTS:
+        if there.sum() < LEAST_SUBJECTS:
             continue
         each = np.where(known[..., None], own, 0).sum(axis=1)[there] / known.sum(axis=1)[there, None]
         mean = each.mean(axis=0)

@@ -94,7 +94,7 @@ class Recipe:
                 whole = isinstance(setting.default, int)
                 right = type(value) in ((int,) if whole else (int, float))
                 right = right and (0 < value < np.inf if name in ABOVE_ZERO else 0 <= value < np.inf)
-                wanted = f"a {'whole ' * whole}number{' above zero' * (name in ABOVE_ZERO)}"
+                wanted = f"a {'whole ' * whole}number {'above zero' if name in ABOVE_ZERO else 'of zero or more'}"
             if not right:
                 raise ValueError(f"'{name}' of the recipe cannot be {value!r}; give {wanted}.")
 

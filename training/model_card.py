@@ -126,7 +126,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"Best of {card['epochs']} epochs on the validation split (which chose it): epoch {best['epoch']}, "
         f"{best['error_mm']:.3f} mm."
         if card["epochs"]
-        else f"Not trained: what it started from has {best['error_mm']:.3f} mm on the validation split.",
+        else f"Not trained: what it began with (see below) has {best['error_mm']:.3f} mm on the validation split.",
         "",
     ]
     start = card.get("start") or {}

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from .arguments import add_unit, at_least_one, not_negative
 from .build_task import AnyTask, build_task
-from .finetuning import Arrays, Start, check_network, initial_weights, start_from
+from .finetuning import LEAST_SUBJECTS, Arrays, Start, check_network, initial_weights, start_from
 from .folder import TrainingDataError, check_apart
 from .height_map_task import HeightMapTask
 from .loop import Recipe, choose_device, start_processes, train
@@ -122,7 +122,9 @@ def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[di
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config = {**config, "recipe": dict(config["recipe"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise TrainingDataError(f"'{path}' cannot be read ({error.strerror}); see training/configs.") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise TrainingDataError(f"'{path}' is no configuration ({error}); see training/configs.") from error
     known = {field.name: field for field in fields(Recipe)}
     for change in changes:
@@ -153,6 +155,14 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
     if isinstance(task, HeightMapTask) and source.scans:
         taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
         arrays, start = start_from(arrays, task, source.files["training"], taught)
+        count = len(source.scans["training"])
+        if count < LEAST_SUBJECTS:
+            say_note(
+                _console,
+                f"{count} scans to train on do not tell where you put landmarks from chance: nothing was taken over. "
+                f"It takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and --test "
+                "name other folders).",
+            )
     start.save(note)
     if start.moved_mm:
         moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())

@@ -166,8 +166,7 @@ def detect(
     suffixes = (".mrk.json", ".csv", *((".png",) if picture else ()))
     clash = _name_clash(scans, output)
     if clash:
-        typer.echo(clash, err=True)
-        raise typer.Exit(EXIT_USAGE)
+        _fail(clash, as_json)
     if picture and importlib.util.find_spec("PIL") is None:
         _fail(_INSTALL_CLI.format("Pillow") + ", or add --no-picture.", as_json)
     try:
@@ -222,6 +221,9 @@ def measure(
     """
     from .measurements import write_measurements
 
+    twice = next((path for i, path in enumerate(landmarks) if path in landmarks[:i]), None)
+    if twice is not None:
+        _fail(f"'{twice}' is given twice; name each file once.", as_json)
     faces = []
     failed = {}
     for path in landmarks:
@@ -345,11 +347,11 @@ def _version(package: str) -> Optional[str]:
 
 
 def _fail(message: str, as_json: bool, facts: Optional[dict[str, Any]] = None) -> NoReturn:
-    """End before any scan was looked at."""
+    """End before any file was looked at."""
     if as_json:
         typer.echo(json.dumps({**(facts or {}), "error": message}, indent=1, ensure_ascii=False))
     typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(EXIT_FAILED)
+    raise typer.Exit(EXIT_USAGE)
 
 
 def _list_failures(reasons: dict[str, str], total: int, what: str) -> None:

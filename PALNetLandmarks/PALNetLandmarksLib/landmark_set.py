@@ -26,6 +26,8 @@ class LandmarkSet:
     corrected : (L,) bool, the user moved, placed, removed or locked the landmark; ``None`` where nobody could have.
         Both are read back from a ``.mrk.json`` alone, and only if it is as this library wrote it: another program may
         have moved the points.
+    unit : length unit of ``points`` (one of ``align.UNITS``), for readers of a file; ``None`` where nobody said. It is
+        not read back: the points may have been scaled since, and the size of the face tells.
     """
 
     labels: tuple[str, ...]

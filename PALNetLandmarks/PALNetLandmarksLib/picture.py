@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .align import UNITS, to_canonical
 from .certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
+from .detector import MISSING_BEYOND_MM
 from .drawn_surface import DrawnSurface, surface_to_draw
 from .mesh import TriangleMesh
 from .rasterise import rasterise
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PIXELS_PER_MM = 2.3
 SUPERSAMPLING = 2
+#: In the file, so that a picture can be told from a texture.
+_SIGNATURE = "PALNetLandmarks"
 LARGEST_VIEW_MM = 340.0
 #: Room around the landmarks in mm, as (below, above) along x, y and z of the canonical frame.
 MARGIN_MM = ((14.0, 14.0), (14.0, 34.0), (18.0, 20.0))
@@ -115,7 +118,17 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     surface = surface_to_draw(mesh, *placement, box)
     panels, shown = zip(*(_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS))
     hidden = np.setdiff1d(drawn, np.concatenate(shown))
-    _compose(panels, hidden, detection).save(path, format="PNG", compress_level=4)
+    from PIL.PngImagePlugin import PngInfo
+
+    signed = PngInfo()
+    signed.add_text("Software", _SIGNATURE)
+    _compose(panels, hidden, detection).save(path, format="PNG", compress_level=4, pnginfo=signed)
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether ``render_detection`` wrote the file; a texture is not its own."""
+    with path.open("rb") as stream:
+        return f"tEXtSoftware\0{_SIGNATURE}".encode("ascii") in stream.read(200)
 
 
 def _region_to_draw(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -271,7 +284,7 @@ def _compose(panels: Sequence[Image.Image], hidden: NDArray[np.intp], detection:
     width = sum(panel.width for panel in panels) + 2 * margin
     missing = [label for label, gone in zip(detection.labels, detection.missing) if gone]
     not_drawn = {
-        "No surface there, not placed: ": missing,
+        f"Not placed, as no surface comes within {MISSING_BEYOND_MM:.0f} mm: ": missing,
         "Placed, but hidden in these views, by hair perhaps: ": [detection.labels[i] for i in hidden],
     }
     caption = [

@@ -13,6 +13,7 @@ from .errors import OutputError
 from .landmark_files import write_landmarks
 from .landmark_set import LandmarkSet
 from .mesh import TriangleMesh
+from .picture import is_own_picture, render_detection
 from .scheme import load_scheme
 
 
@@ -22,7 +23,7 @@ def write_results(
     """Write all files or none: they are made in a hidden folder beside their place and moved when complete.
 
     Landmarks that stand there already may have been corrected by hand: unless they are the same, or ``overwrite`` says
-    so, they are not replaced. Nor is a picture without landmarks beside it: it may be the scan's texture.
+    so, they are not replaced. Pictures of other programs never are: they may be the scan's texture.
 
     Parameters
     ----------
@@ -46,8 +47,6 @@ def write_results(
             made = [Path(temporary) / f"{stem}{suffix}" for suffix in suffixes]
             for path in made:
                 if path.suffix == ".png":
-                    from .picture import render_detection
-
                     render_detection(mesh, detection, path)
                 else:
                     write_landmarks(path, landmarks)
@@ -57,16 +56,16 @@ def write_results(
                 raise OutputError(
                     f"'{occupied}' cannot be written because it is a folder; move it or choose another -o."
                 )
-            detected = any((folder / f"{stem}{suffix}").exists() for suffix in (".mrk.json", ".fcsv", ".csv"))
             for path, target in zip(made, targets):
-                if overwrite or not target.exists() or (path.suffix == ".png" and detected):
+                if not target.exists():
                     continue
                 if path.suffix == ".png":
-                    raise OutputError(
-                        f"'{target}' exists already and may be the scan's texture; choose another folder with -o, or "
-                        "add --overwrite to replace it."
-                    )
-                if target.read_bytes() != path.read_bytes():
+                    if not is_own_picture(target):
+                        raise OutputError(
+                            f"'{target}' exists already and is another program's, perhaps the scan's texture; move it, "
+                            "choose another folder with -o, or add --no-picture."
+                        )
+                elif not overwrite and target.read_bytes() != path.read_bytes():
                     raise OutputError(
                         f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
                         "another folder with -o, or add --overwrite to replace it."

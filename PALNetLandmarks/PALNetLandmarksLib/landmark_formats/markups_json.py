@@ -78,6 +78,8 @@ def _as_written(landmarks: LandmarkSet) -> dict[str, Any]:
     deviation, corrected = landmarks.standard_deviation_mm, landmarks.corrected
     known = {} if deviation is None else dict(zip(landmarks.labels, np.round(deviation, 3).tolist()))
     return {
+        # Slicer knows no unit but mm, and takes the numbers of a scan in metres as they are.
+        **({"unit": landmarks.unit} if landmarks.unit else {}),
         "standardDeviationMm": {label: value for label, value in known.items() if math.isfinite(value)},
         "corrected": [] if corrected is None else [label for label, yes in zip(landmarks.labels, corrected) if yes],
         "positions": _fingerprint(landmarks),
