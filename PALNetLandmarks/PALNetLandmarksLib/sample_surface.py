@@ -94,9 +94,11 @@ def sample_surface(
     for piece, corners in corners_in_pieces(columns, triangles[reaching]):
         found += _meet(corners, reaching[piece])
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
-    order = np.lexsort((depth, rank))
+    # Those of equal rank by their depth. Lines' ranks differ by more than that adds.
+    order = np.argsort(rank + 1e-13 * depth)
     numbers = numbers[order] if triangle_subset is None else np.asarray(triangle_subset)[numbers[order]]
-    return SurfaceSamples((points.T[order] + _OFFSET) * pitch, normals.T[order], numbers, total)
+    points, normals = (np.ascontiguousarray(values.T).take(order, axis=0) for values in (points, normals))
+    return SurfaceSamples((points + _OFFSET) * pitch, normals, numbers, total)
 
 
 #: Points (3, k), normals (3, k), triangles (k,) met, ranks (k,) of the lines in the order of the samples, and how far
