@@ -94,8 +94,7 @@ def sample_surface(
     for piece, corners in corners_in_pieces(columns, triangles[reaching]):
         found += _meet(corners, reaching[piece])
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
-    # Those of equal rank by their depth. Lines' ranks differ by more than that adds.
-    order = np.argsort(rank + 1e-13 * depth)
+    order = np.lexsort((depth, rank))
     numbers = numbers[order] if triangle_subset is None else np.asarray(triangle_subset)[numbers[order]]
     points, normals = (np.ascontiguousarray(values.T).take(order, axis=0) for values in (points, normals))
     return SurfaceSamples((points + _OFFSET) * pitch, normals, numbers, total)
