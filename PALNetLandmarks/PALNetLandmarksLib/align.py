@@ -123,7 +123,7 @@ def align_stepwise(
     """
     frame = PrincipalFrame.of(mesh)
     yield
-    samples = sample_surface(mesh.with_points(frame.place(mesh.points)), _DENSE_SAMPLES)
+    samples = sample_surface(mesh.with_points(frame.place(mesh.points)), _DENSE_SAMPLES, area=frame.area)
     if not samples.area:
         raise NotAFaceError(f"'{mesh.name}' has no surface area; export the scan as a triangle mesh.")
     if len(samples.points) < _LEAST_SAMPLES:

@@ -13,7 +13,8 @@ from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing
 
 @dataclass(frozen=True)
 class PrincipalFrame:
-    """Centre (3,) and principal axes (3, 3; rows, right-handed) of a surface, each axis pointing to the longer tail.
+    """Centre (3,) and principal axes (3, 3; rows, right-handed) of a surface, each axis pointing to the longer tail;
+    and its area.
 
     What is done in this frame meets a scan the same way whatever its pose in the file: the results for two poses of
     one scan lie within rounding of each other.
@@ -21,6 +22,7 @@ class PrincipalFrame:
 
     centre: NDArray[np.float64]
     axes: NDArray[np.float64]
+    area: float
 
     @staticmethod
     def of(mesh: TriangleMesh) -> PrincipalFrame:
@@ -29,9 +31,10 @@ class PrincipalFrame:
         Memory beyond the mesh: 24 bytes for each vertex and up to 50 for each triangle.
         """
         centres, areas = _centres_and_areas(mesh)
-        total = areas.sum()
+        total = float(areas.sum())
+        area = total * sparing(len(mesh.triangles))
         if not np.isfinite(total) or total <= 0:
-            return PrincipalFrame(np.zeros(3), np.eye(3))
+            return PrincipalFrame(np.zeros(3), np.eye(3), area)
         areas /= total
         centre = centres @ areas
         centres -= centre[:, None]
@@ -41,7 +44,7 @@ class PrincipalFrame:
         signs = np.where(skewness < 0, -1.0, 1.0)
         if np.linalg.det(axes) * signs.prod() < 0:
             signs[np.argmin(np.abs(skewness))] *= -1
-        return PrincipalFrame(centre, axes * signs[:, None])
+        return PrincipalFrame(centre, axes * signs[:, None], area)
 
     def place(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points (n, 3) of the surface's own frame in this one."""

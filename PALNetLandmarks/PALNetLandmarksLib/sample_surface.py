@@ -56,6 +56,7 @@ def sample_surface(
     count: int = 10_000,
     triangle_subset: NDArray[np.int64] | None = None,
     least_pitch: float = 0.0,
+    area: float | None = None,
 ) -> SurfaceSamples:
     """Take about ``count`` points off the surface, as even as its slant allows.
 
@@ -73,6 +74,7 @@ def sample_surface(
     count : number of samples on a surface that faces every way; there may be a fifth more, or a third fewer.
     triangle_subset : indices of the triangles to sample; all of them by default.
     least_pitch : no finer a lattice is laid, whatever ``count`` asks for; in the unit of the mesh.
+    area : of the surface, where it has been measured already.
 
     Returns
     -------
@@ -80,10 +82,7 @@ def sample_surface(
     """
     triangles = mesh.triangles if triangle_subset is None else mesh.triangles[triangle_subset]
     columns = np.ascontiguousarray(mesh.points.T)
-    # Of the largest meshes a part is measured, as the sum sets the pitch alone.
-    apart = sparing(len(triangles))
-    measured = corners_in_pieces(columns, triangles[::apart])
-    total = apart * sum(0.5 * float(lengths(crossed_edges(corners)).sum()) for _, corners in measured)
+    total = _area(columns, triangles) if area is None else area
     if not np.isfinite(total) or total <= 0 or count <= 0:
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     pitch = max(float(np.sqrt(_MEAN_SHARE * total / count)), least_pitch)
@@ -103,6 +102,13 @@ def sample_surface(
 #: Points (3, k), normals (3, k), triangles (k,) met, ranks (k,) of the lines in the order of the samples, and how far
 #: along its line (k,) each point lies.
 _Met = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _area(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
+    """Of the largest meshes a part is measured, as the sum sets the pitch alone."""
+    apart = sparing(len(triangles))
+    measured = corners_in_pieces(columns, triangles[::apart])
+    return apart * sum(0.5 * float(lengths(crossed_edges(corners)).sum()) for _, corners in measured)
 
 
 def _reaching(corners: NDArray[np.float64]) -> NDArray[np.int64]:
