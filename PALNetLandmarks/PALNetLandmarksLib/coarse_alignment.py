@@ -204,7 +204,7 @@ def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_
     Reference points beyond a border of the scan (the nearest surface lies sideways) count half: a half face must be
     able to win against a whole shoulder, and a scrap of surface that fits by chance must not win against a face.
     """
-    pieces = range(0, len(poses), _POSES_AT_ONCE)
+    pieces = range(0, max(len(poses), 1), _POSES_AT_ONCE)
     scores = [_scores(poses[start : start + _POSES_AT_ONCE], surface, target, tolerance_mm) for start in pieces]
     return Poses(poses.axes, poses.origins, poses.scales, np.concatenate(scores))
 
