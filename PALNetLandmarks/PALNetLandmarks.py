@@ -95,6 +95,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode = None
         #: Widgets are being set to the parameters, not by the user.
         self._showing = False
+        #: The scan whose opacity the slider shows.
         self._shown = None
         self._run = None
         self._table = None

@@ -40,9 +40,6 @@ MOST_POINTS_IN_FOREGROUND = 300_000
 #: (arguments, changes to the environment) -> process; ``subprocess`` or Slicer's own way to start one.
 Launch = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[Any]"]
 
-#: For numpy's products of matrices: see ``command_line.main``.
-_THREADS = "1"
-
 _CANCEL, _STEP, _RESULT, _ERROR, _LOG = "cancel", "step", "detection.npz", "error.json", "log.txt"
 _ARRAYS = ("points", "standard_deviation_mm", "missing", "rigid_transform")
 
@@ -92,7 +89,8 @@ def detect_in_background(
             (folder / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
             place = str(Path(__file__).resolve().parents[1])
             path = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
-            changes = {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", _THREADS)}
+            # Why one thread: see command_line.main.
+            changes = {"PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             process = launch([python, "-m", "PALNetLandmarksLib.background", str(folder)], changes)
         except OSError as error:
             reason = error.strerror or str(error)

@@ -221,9 +221,9 @@ def measure(
     """
     from .measurements import write_measurements
 
-    twice = next((path for i, path in enumerate(landmarks) if path in landmarks[:i]), None)
-    if twice is not None:
-        _fail(f"'{twice}' is given twice; name each file once.", as_json)
+    twice = _given_twice(landmarks)
+    if twice:
+        _fail(twice, as_json)
     faces = []
     failed = {}
     for path in landmarks:
@@ -366,8 +366,22 @@ def _output_folder(scan: Path, output: Optional[Path]) -> Path:
     return scan.parent if output is None else output
 
 
+def _given_twice(files: Sequence[Path]) -> str:
+    """One sentence if a file is given twice, else nothing."""
+    seen = set()
+    for file in files:
+        place = os.path.abspath(file)  # noqa: PTH100
+        if place in seen:
+            return f"'{file}' is given twice; name each file once."
+        seen.add(place)
+    return ""
+
+
 def _name_clash(scans: Sequence[Path], output: Optional[Path]) -> str:
     """One sentence if two scans would write the same files, else nothing."""
+    twice = _given_twice(scans)
+    if twice:
+        return twice
     taken: dict[tuple[str, str], Path] = {}
     for scan in scans:
         # Many file systems do not tell upper from lower case.
@@ -375,8 +389,6 @@ def _name_clash(scans: Sequence[Path], output: Optional[Path]) -> str:
         other = taken.setdefault(key, scan)
         if other is scan:
             continue
-        if os.path.abspath(other) == os.path.abspath(scan):  # noqa: PTH100
-            return f"'{scan}' is given twice; name each scan once."
         remedy = "rename one of them, or run them separately with different -o folders"
         if other.parent != scan.parent:
             remedy += ", or leave out -o to write beside each scan"
