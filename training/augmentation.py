@@ -67,11 +67,13 @@ def draw_view(
     template: NDArray[np.float64],
     mirrored: tuple[int, ...] | None,
     rng: np.random.Generator,
+    augmented: bool = True,
 ) -> TrainingView:
     """Draw an augmented view of ``scan`` with the first guesses of a first or later pass.
 
     ``template`` (L, 3): mean landmarks in the reference frame. ``mirrored``: each landmark's counterpart; ``None``
-    where some have none, so that views cannot be mirrored.
+    where some have none, so that views cannot be mirrored. ``augmented``: otherwise the scan stays as it is, and only
+    its pose and the first guesses are drawn, which no network that works in passes can do without.
     """
     points, normals = unpack(scan)
     landmarks, visible = scan.landmarks.astype(np.float64), scan.visible.copy()
@@ -79,30 +81,13 @@ def draw_view(
     if not known.all():
         guess = fit_similarity(template[known], landmarks[known]).apply(template)
         landmarks, visible = np.where(known[:, None], landmarks, guess), visible & known
-    if rng.random() < 0.5 and mirrored is not None:
+    if augmented and rng.random() < 0.5 and mirrored is not None:
         flip = np.array([-1, 1, 1], dtype=np.float32)
         points, normals = points * flip, normals * flip
         landmarks, visible = (landmarks * flip)[list(mirrored)], visible[list(mirrored)]
         known = known[list(mirrored)]
-    stretch = np.exp(rng.normal(0, 0.025, 3))
-    points, landmarks = points * stretch.astype(np.float32), landmarks * stretch
-    if rng.random() < 0.25:  # a hole, as large as half an ear at times
-        middle = landmarks[rng.integers(len(landmarks))] + rng.normal(0, 8, 3)
-        radius = rng.uniform(5, 22)
-        kept = ((points - middle.astype(np.float32)) ** 2).sum(axis=1) > radius**2
-        points, normals = points[kept], normals[kept]
-        visible &= np.linalg.norm(landmarks - middle, axis=1) > radius - 1.0
-    if rng.random() < CUT_SHARE:
-        kept, shown = _cut(points, landmarks, rng)
-        if (visible & shown).sum() >= LEAST_SHOWN:
-            points, normals, visible = points[kept], normals[kept], visible & shown
-    if rng.random() < 0.5:
-        kept = rng.random(len(points)) < rng.uniform(0.45, 1)
-        points, normals = points[kept], normals[kept]
-    if rng.random() < 0.3:
-        points = points + rng.normal(0, rng.uniform(0, 0.25), points.shape).astype(np.float32)
-        normals = normals + rng.normal(0, rng.uniform(0, 0.15), normals.shape).astype(np.float32)
-        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    if augmented:
+        points, normals, landmarks, visible = _augment(points, normals, landmarks, visible, rng)
 
     fitted = fit_similarity(landmarks[visible], template[visible]) if visible.sum() > 10 else None
     pose = fit_similarity(landmarks, template) if fitted is None else fitted
@@ -127,6 +112,36 @@ def draw_view(
             edge = points[cKDTree(points).query(centres[drawn])[1]]
             centres[drawn] = edge + rng.normal(0, 2.0, edge.shape)
     return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)
+
+
+def _augment(
+    points: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    landmarks: NDArray[np.float64],
+    visible: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]:
+    """Points, normals, landmarks and what is visible of a copy: stretched, with holes, cut, thinned out, with noise."""
+    stretch = np.exp(rng.normal(0, 0.025, 3))
+    points, landmarks = points * stretch.astype(np.float32), landmarks * stretch
+    if rng.random() < 0.25:  # a hole, as large as half an ear at times
+        middle = landmarks[rng.integers(len(landmarks))] + rng.normal(0, 8, 3)
+        radius = rng.uniform(5, 22)
+        kept = ((points - middle.astype(np.float32)) ** 2).sum(axis=1) > radius**2
+        points, normals = points[kept], normals[kept]
+        visible = visible & (np.linalg.norm(landmarks - middle, axis=1) > radius - 1.0)
+    if rng.random() < CUT_SHARE:
+        kept, shown = _cut(points, landmarks, rng)
+        if (visible & shown).sum() >= LEAST_SHOWN:
+            points, normals, visible = points[kept], normals[kept], visible & shown
+    if rng.random() < 0.5:
+        kept = rng.random(len(points)) < rng.uniform(0.45, 1)
+        points, normals = points[kept], normals[kept]
+    if rng.random() < 0.3:
+        points = points + rng.normal(0, rng.uniform(0, 0.25), points.shape).astype(np.float32)
+        normals = normals + rng.normal(0, rng.uniform(0, 0.15), normals.shape).astype(np.float32)
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return points, normals, landmarks, visible
 
 
 def _cut(

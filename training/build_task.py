@@ -90,12 +90,20 @@ class _Builder:
     def height_maps(self) -> HeightMapTask:
         """Dense samples, of which height maps are drawn while the network learns."""
         source, a = self.source, self.options
+        changes = {key: self.config[key] for key in ("model", "augmented", "with_normals") if key in self.config}
         if not source.scans:
             # A pool may grow during training, unless its share of subjects is fixed.
             training = source.files["training"] if a.limit or not a.validation else a.data
             validation = source.files["validation"]
             return HeightMapTask(
-                source.scheme, self.reference, training, validation, self.recipe.seed, 40, across=self._across()
+                source.scheme,
+                self.reference,
+                training,
+                validation,
+                self.recipe.seed,
+                40,
+                across=self._across(),
+                **changes,
             )
         reference, mirrored = self._of_landmarks()
         folder = self._folder("scans", reference, load_weights(a.finetune).sha256 if a.finetune else None)
@@ -114,6 +122,7 @@ class _Builder:
             registration_error=False,
             # Blends say nothing that their subjects do not.
             across=len(files["training"]) >= ACROSS_FROM if across is None else across,
+            **changes,
         )
 
     def _of_landmarks(self) -> tuple[ReferenceFace, tuple[int, ...] | None]:

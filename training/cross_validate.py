@@ -3,6 +3,7 @@
     python -m training.cross_validate --data DIR --output RUNS
     python -m training.cross_validate --data DIR --output RUNS --methods pal-net height-map-net --minutes 30
     python -m training.cross_validate --data DIR --output RUNS --ablations --folds-run 0 --epochs 60
+    python -m training.cross_validate --data DIR --output RUNS --parts --folds-run 0 --minutes 10
 
 DIR as for ``training.train``. What is there already is kept: the same command goes on where it was interrupted, and the
 report is made anew after every fold. Every method in a run gets the same budget.
@@ -31,6 +32,7 @@ from .experiments.methods import (
     ABLATIONS,
     CONFIGS,
     METHODS,
+    PARTS,
     Budget,
     Method,
     Predict,
@@ -42,11 +44,12 @@ from .experiments.methods import (
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, write_report
+from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
 from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
 from .messages import say_note, say_reasons
 from .model_card import commit
-from .training_scheme import mean_landmarks, scheme_of, sides_of, without_rare
+from .training_scheme import counterparts, mean_landmarks, scheme_of, sides_of, without_rare
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
 
@@ -153,13 +156,20 @@ def _prepare(
     """Train ``method`` on a fold; what predicts. ``scans``: those that could be aligned."""
     if method.kind == "weights":
         return predictor_of_weights(None, labels, a.device, a.surface)
-    run_folder, budget = a.output / "runs" / f"{method.name}-{fold.number}", Budget(a.minutes, a.epochs)
+    run_folder, budget = a.output / "runs" / f"{method.run}-{fold.number}", Budget(a.minutes, a.epochs)
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
         weights = train_network(
             method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune, a.unit
         )
-        return predictor_of_weights(weights, labels, a.device, a.surface)
+        if method.passes:
+            weights = with_passes(weights, method.passes)
+        predict = predictor_of_weights(weights, labels, a.device, a.surface)
+        if method.afterwards == "mirror":
+            return mean_with_mirrored(predict, counterparts(mean_landmarks(scan.landmarks for scan in scans.values())))
+        if method.afterwards == "shape-prior":
+            return with_shape_prior(predict, [scans[name].landmarks for name in fold.training])
+        return predict
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
         return [scans[name] for name in names]
@@ -215,6 +225,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME",
                         help=f"some of {', '.join(sorted(METHODS))} ({' '.join(DEFAULT_METHODS)})")  # fmt: skip
     parser.add_argument("--ablations", action="store_true", help="the variants of the paper's Table 6 instead")
+    parser.add_argument(
+        "--parts", action="store_true", help="what each part of the height-map network is worth instead"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
@@ -229,9 +242,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    if a.ablations and a.methods:
-        parser.error("--ablations says which methods to run; leave out --methods")
-    a.methods = list(ABLATIONS) if a.ablations else a.methods or list(DEFAULT_METHODS)
+    if a.ablations + a.parts + bool(a.methods) > 1:
+        parser.error("--ablations, --parts and --methods each say which methods to run; give one of them")
+    a.methods = (
+        ["template", *ABLATIONS] if a.ablations else list(PARTS) if a.parts else a.methods or list(DEFAULT_METHODS)
+    )
     if a.epochs is not None and a.epochs < 1:
         learnt = a.finetune and not any(METHODS[name].kind == "peer" for name in a.methods)
         if a.epochs < 0 or not learnt:

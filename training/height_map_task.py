@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PALNetLandmarksLib.height_map_net import HeightMapNetConfig
 from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
-from PALNetLandmarksLib.height_maps import HeightMapConfig, landmark_frames
+from PALNetLandmarksLib.height_maps import NORMALS, HeightMapConfig, landmark_frames
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
 from PALNetLandmarksLib.procrustes import SimilarityTransform
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
@@ -91,6 +92,8 @@ class HeightMapTask:
     registration_error : the validation scans lie as their landmarks say, so a registration's error is simulated; not
         for scans that the library has aligned.
     across : whether the network has the parts that many subjects teach; by default from ``ACROSS_FROM`` on.
+    model : settings of ``HeightMapNetConfig`` that differ from the usual ones, those of its ``maps`` below that name.
+    augmented, with_normals : for comparisons: whether views are augmented, and whether maps show normals.
     """
 
     def __init__(
@@ -104,12 +107,18 @@ class HeightMapTask:
         mirrored: tuple[int, ...] | None = None,
         registration_error: bool = True,
         across: bool | None = None,
+        model: Mapping[str, Any] | None = None,
+        augmented: bool = True,
+        with_normals: bool = True,
     ) -> None:
         self.scheme, self.reference, self.seed = scheme, reference, seed
         self.mirrored = scheme.mirrored if mirrored is None else mirrored
         self._training = training
         across = self.size >= ACROSS_FROM if across is None else across
-        self.config = network_config(self.mirrored, reference.landmarks, across=across)
+        changes = dict(model or {})
+        maps = replace(HeightMapConfig(), **{key: tuple(value) for key, value in changes.pop("maps", {}).items()})
+        self.config = replace(network_config(self.mirrored, reference.landmarks, maps, across), **changes)
+        self._augmented, self._with_normals = augmented, with_normals
         self.frames = landmark_frames(reference.landmark_normals, self.mirrored)
         self._validation = _files(validation)[:validation_limit]
         self._registration_error = registration_error
@@ -121,7 +130,11 @@ class HeightMapTask:
 
     def build(self) -> HeightMapNetTorch:
         """A fresh network."""
-        return HeightMapNetTorch(self.config, torch.Generator().manual_seed(self.seed))
+        network = HeightMapNetTorch(self.config, torch.Generator().manual_seed(self.seed))
+        if not self._with_normals:
+            with torch.no_grad():  # as maps without normals teach these weights nothing, they stay zero
+                network.get_parameter("conv0_weight")[:, :, NORMALS] = 0
+        return network
 
     def describe(self) -> dict[str, object]:
         """What the weights file says of the network."""
@@ -235,10 +248,12 @@ class HeightMapTask:
 
     def _example(self, scan: PreparedScan, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         mirrored = None if -1 in self.mirrored else self.mirrored
-        view = draw_view(scan, self.reference.landmarks, mirrored, rng)
+        view = draw_view(scan, self.reference.landmarks, mirrored, rng, self._augmented)
         maps = cut_height_maps_fast(
             view.points, view.normals, view.centres.astype(np.float32), self.frames, self.config.maps
         )
+        if not self._with_normals:
+            maps[..., NORMALS] = 0
         centres = np.einsum("lij,lj->li", self.frames, view.centres - self.reference.landmarks)
         offsets = np.einsum("lij,lj->li", self.frames, view.landmarks - view.centres)
         return maps, centres, offsets, np.where(view.visible, 1.0, np.where(view.known, HIDDEN_WEIGHT, 0.0))

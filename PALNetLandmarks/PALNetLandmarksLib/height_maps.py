@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 #: Channels of a height map: coverage, height, normal to the right, normal upwards.
 CHANNELS = 4
+#: Those of the normal.
+NORMALS = slice(2, 4)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 
 from ..aligned_scans import AlignedScan
+from ..height_map_task import JOINT, MIXING
 from ..training_scheme import mean_landmarks
 from .landmark_shape_model import LandmarkShapeModel
 
@@ -33,12 +34,13 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 @dataclass(frozen=True)
 class Prediction:
     """Landmarks (L, 3) and standard deviations (L,), NaN where unknown, in the scan's frame in millimetres;
-    ``missing`` (L,); ``seconds`` of each step."""
+    ``missing`` (L,); ``seconds`` of each step; ``mm_per_unit`` of the scan's own coordinates."""
 
     points: NDArray[np.float64]
     deviations: NDArray[np.float64]
     missing: NDArray[np.bool_]
     seconds: dict[str, float]
+    mm_per_unit: float = 1.0
 
 
 #: The second argument is the unit of the scan, None where it is to be found out.
@@ -58,15 +60,24 @@ class Method:
     """``kind``: "network", "template", "shape-model", "peer" (a network of ``peers``), or "weights" for a file that no
     fold trains.
 
-    ``config`` is a file of ``training/configs``; ``network`` and ``patches`` change its model and patches (Table 6).
+    ``config`` is a file of ``training/configs``; ``changes`` is what a variant has otherwise there. ``trained_as``: the
+    method whose networks it takes, to use them in another way: with as many ``passes``, or with what ``afterwards``
+    names, "mirror" or "shape-prior".
     """
 
     name: str
     title: str
     kind: str
     config: str = ""
-    network: Mapping[str, Any] = field(default_factory=dict)
-    patches: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    trained_as: str = ""
+    passes: int = 0
+    afterwards: str = ""
+
+    @property
+    def run(self) -> str:
+        """The name of its trainings."""
+        return self.trained_as or self.name
 
 
 #: Table 6, in its order: this program's names of the paper's rows.
@@ -93,9 +104,44 @@ def _variants() -> list[Method]:
     for name, row in _TABLE_6.items():
         if name != "pal-net":
             patches, network = published_variants()[row]
-            changes = _differences(network, PALNetConfig(patch_size=patches.size))
-            methods.append(Method(name, row, "network", "palnet.json", changes, _differences(patches, PatchConfig())))
+            changes = {
+                "model": _differences(network, PALNetConfig(patch_size=patches.size)),
+                "patches": _differences(patches, PatchConfig()),
+            }
+            methods.append(Method(name, row, "network", "palnet.json", changes))
     return methods
+
+
+#: What the height-map network is without one of its parts, and with what it does not have.
+_PARTS = (
+    ("no-augmentation", "without augmentation", {"augmented": False}),
+    ("no-normals", "without normals in the maps", {"with_normals": False}),
+    (
+        "fine-map-only",
+        "without the coarse map",
+        {"model": {"maps": {"pitch_mm": [1.25], "depth_mm": [14.0], "stride": [1]}}},
+    ),
+    ("no-attention-between", "without layers of attention between landmarks", {"model": {"layers": 0}}),
+    ("across", "with matrices across all landmarks", {"model": {"mixing": MIXING, "joint": JOINT}}),
+)
+_USES = (
+    ("one-pass", "one pass", {"passes": 1}),
+    ("two-passes", "two passes", {"passes": 2}),
+    ("five-passes", "five passes", {"passes": 5}),
+    ("mirror-averaging", "mean with the mirrored scan", {"afterwards": "mirror"}),
+    ("shape-prior", "Gaussian prior of the landmarks' shape", {"afterwards": "shape-prior"}),
+)
+
+PARTS = ("height-map-net", *(name for name, *_ in (*_USES, *_PARTS)))
+
+
+def _parts() -> list[Method]:
+    """A method for each row of the comparison of the height-map network's parts but its own."""
+    config = "height-map-net.json"
+    return [
+        *(Method(name, title, "network", config, trained_as="height-map-net", **use) for name, title, use in _USES),
+        *(Method(name, title, "network", config, changes) for name, title, changes in _PARTS),
+    ]
 
 
 def _differences(config: Any, default: Any) -> dict[str, Any]:
@@ -113,6 +159,7 @@ METHODS = {
         Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
         Method("shipped", "Shipped weights (wider pool)", "weights"),
         *_variants(),
+        *_parts(),
     )
 }
 
@@ -140,16 +187,15 @@ def train_network(
         return weights
     run.mkdir(parents=True, exist_ok=True)
     config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
-    for key, changes in (("model", method.network), ("patches", method.patches)):
-        if changes:
-            config[key] = {**config.get(key, {}), **changes}
+    for key, change in method.changes.items():
+        config[key] = {**config.get(key, {}), **change} if isinstance(change, dict) else change
     if budget.epochs is not None:
         config["recipe"]["epochs"] = budget.epochs
     (run / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     command = [sys.executable, "-m", "training.train", "--config", str(run / "config.json"), "--output", str(run)]
     for split, option in (("training", "--data"), ("validation", "--validation"), ("test", "--test")):
         command += [option, str(folders[split])]
-    command += ["--alignments", str(alignments), "--device", device, "--version", method.name]
+    command += ["--alignments", str(alignments), "--device", device, "--version", method.run]
     command += ["--minutes", str(budget.minutes)] if budget.minutes else []
     command += ["--threads", str(threads)] if threads else []
     command += ["--finetune", str(finetune)] if finetune else []
@@ -179,7 +225,7 @@ def predictor_of_weights(
         deviations[known] = detection.standard_deviation_mm[rows]
         missing = ~known
         missing[known] = detection.missing[rows]
-        return Prediction(points, deviations, missing, dict(detection.seconds))
+        return Prediction(points, deviations, missing, dict(detection.seconds), UNITS[detection.unit])
 
     return predict
 
