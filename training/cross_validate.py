@@ -23,6 +23,8 @@ import torch
 from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.resources import resource_path
+from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
 from .aligned_scans import AlignedScan, align_scans
@@ -138,7 +140,7 @@ def run(a: argparse.Namespace) -> None:
             say_reasons(_console, "Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
-            _note_commit(a.output, result)
+            _note_commit(a.output, result, _bundled_weights() if METHODS[name].kind == "weights" else "")
             _report(facts, a)
     report = (a.report or a.output) / "tables.md"
     said = f"Report: {report}" if report.exists() else "No report: no method has placed a landmark on any test subject."
@@ -186,9 +188,14 @@ def _alignments(a: argparse.Namespace) -> Path:
     return folder
 
 
-def _note_commit(output: Path, result: Path) -> None:
-    """Remember which commit made a result: a report may hold results of several."""
-    made_by = {**_commits(output), result.relative_to(output).as_posix(): commit()}
+def _bundled_weights() -> str:
+    file = load_weights(resource_path("Weights.safetensors"))
+    return f" with weights {file.fact('version')} ({file.sha256[:12]})"
+
+
+def _note_commit(output: Path, result: Path, weights: str) -> None:
+    """Remember which commit, and which ``weights`` that no fold trains, made a result: a report may hold several's."""
+    made_by = {**_commits(output), result.relative_to(output).as_posix(): commit() + weights}
     (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from PALNetLandmarksLib.scheme import load_scheme
 
 from . import figures, tables
+from .methods import METHODS
 from .predictions import Predictions
 
 #: In a folder of predictions: what the run was, as the report says it.
@@ -30,11 +31,12 @@ TITLES = {
     "table_1": "Table 1: point-wise and distance-wise error against {}",
     "table_1_all": "Table 1 with the peers, on the folds that every method has",
     "table_2": "Table 2: seconds per stage and subject, one scan at a time (medians)",
-    "table_3": "Table 3: mean error of each landmark, mm (± SD of the folds' means)",
+    "table_3": "Table 3: mean error of each landmark, mm{}",
     "table_4": "Table 4: linear distances",
     "table_5": "Table 5: angles",
     "table_6": "Table 6: variants of PAL-Net",
-    "table_7": "Table 7: without the eight points of the ears",
+    "table_7": "Table 7: without the eight points of the ears (Table 1's predictions; nothing is trained anew)",
+    "parts": "What each part of the height-map network is worth",
     "hard": "Where it is hard: ears without the tragia, trichion, gonion",
     "certainty": "What the standard deviations are worth",
 }
@@ -64,18 +66,22 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         "table_5": tables.table_5(main),
         "table_6": tables.table_6(results, histories),
         "table_7": tables.table_7(main, histories),
+        "parts": tables.parts_table(results, histories),
         "hard": tables.hard_table(main),
         "certainty": tables.certainty_table(main),
     }
     scattered = any(result.scattered for result in main.values())
     against = "the truth without annotator's scatter" if scattered else "the landmark files"
-    parts = ["# Cross-validation", "", *_facts(facts, main), ""]
+    titles = {**TITLES, "table_1": TITLES["table_1"].format(against)}
+    folds = next(iter(main.values())).numbers
+    titles["table_3"] = TITLES["table_3"].format(" (± SD of the folds' means)" if len(folds) > 1 else "")
+    parts = ["# Cross-validation", "", *_facts(facts, main, _commits(runs)), ""]
     for title in [result.title for name, result in found.items() if name not in results]:
         parts += [f"{title} placed none of these landmarks: it knows none of them, or all faces were refused.", ""]
     for name, table in made.items():
         if table is None:
             continue
-        parts += [f"## {TITLES[name].format(against)}", "", _markdown(table), ""]
+        parts += [f"## {titles[name]}", "", _markdown(table), ""]
         if published is not None:
             parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
     drawn = {name: result for name, result in main.items() if name != "template"} or main
@@ -102,7 +108,17 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     (report / "tables.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> list[str]:
+def _commits(runs: Path) -> dict[str, str]:
+    """By method, which commits made its results (and with which weights, where no fold trains them)."""
+    note = runs / COMMITS
+    made_by = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    grouped: dict[str, list[str]] = {}
+    for result, commit in made_by.items():
+        grouped.setdefault(result.split("/")[0], []).append(commit)
+    return {method: ", ".join(dict.fromkeys(commits)) for method, commits in grouped.items()}
+
+
+def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results], commits: Mapping[str, str]) -> list[str]:
     budget = [
         f"{facts['minutes']:g} minutes" if facts.get("minutes") else "",
         f"{facts['epochs']} epochs" if facts.get("epochs") is not None else "",
@@ -115,13 +131,16 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results]) -> l
         for fold in result.predictions
         for name, reason in fold.refused.items()
     }
+    made_by = [f"- {METHODS[method].title}: {commit}" for method, commit in sorted(commits.items())]
     return [
-        f"Cohort {facts['data']}, {facts['subjects']} subjects, {facts['folds']} folds ({facts['protocol']} protocol); "
-        f"shown, where a table says nothing else: {_folds(results)}. "
-        f"Budget of each training: {said}. Seed {facts['seed']}, commit {facts['commit']}."
+        f"Cohort {facts['data']}, {facts['subjects']} subjects split into {facts['folds']} folds ({facts['protocol']} "
+        f"protocol); tested, where a table says nothing else: {_folds(results)}. "
+        f"Budget of each training: {said}. Seed of the split {facts['seed']}, of each training as its recipe says."
+        + ("" if made_by else f" Commit {facts['commit']}.")
         + (f" Points of trained networks are put on the {put} of the scan." if put else ""),
         "",
         f"`{facts['command']}`",
+        *(["", "Commit that made the results of each method:", "", *made_by] if made_by else []),
         *_reasons("Left out:", facts.get("left_out", {})),
         *_reasons("Refused by at least one method:", refused),
     ]
@@ -189,24 +208,41 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def _published(name: str, paper: Mapping[str, Any]) -> list[str]:
     """The paper's own rows of a table, marked as such."""
-    lines: list[str] = []
     if name == "table_1":
-        for cohort in ("lafas", "facescape"):
-            for method, row in paper["table1"][cohort].items():
-                lines.append(
-                    f"| {method} | {cohort} | {row['point'][0]:.3f} ± {row['point'][1]:.3f} | "
-                    f"{row['distance'][0]:.3f} ± {row['distance'][1]:.3f} | {row['epoch']} |"
-                )
-        head = ["| published | cohort | point mm | distance mm | epoch (Tesla T4) |", "|---|---|---|---|---|"]
+        head = ["published", "cohort", "point mm", "distance mm", "epoch (Tesla T4)"]
+        rows = [
+            [method, cohort, *("{:.3f} ± {:.3f}".format(*row[kind]) for kind in ("point", "distance")), row["epoch"]]
+            for cohort in ("lafas", "facescape")
+            for method, row in paper["table1"][cohort].items()
+        ]
+    elif name == "table_2":
+        head = ["published (Tesla T4)", *tables.STAGES, "total"]
+        rows = [[method, *(row.get(key, "") for key in head[1:])] for method, row in paper["table2_seconds"].items()]
+    elif name == "table_3":
+        head = ["landmark", "PAL-Net, published (LAFAS) mm"]
+        published = tables.scheme_facts("palnet_lafas_error_mm")
+        rows = [[label, f"{error['mean']:.2f} ± {error['sd']:.2f}"] for label, error in published.items()]
+    elif name in ("table_4", "table_5"):
+        key, unit = ("table4_distances", "mm") if name == "table_4" else ("table5_angles", "deg")
+        head = ["published (LAFAS)", f"two annotations apart {unit}", f"PAL-Net {unit}", "PAL-Net %"]
+        columns = (f"intra_{unit}", f"error_{unit}", "error_percent")
+        measured = [*paper[key], {"from": "mean", **paper[f"{key.split('_')[0]}_mean"]}]
+        rows = [
+            ["-".join(row[end] for end in ("from", "vertex", "to") if end in row), *(row[column] for column in columns)]
+            for row in measured
+        ]
     elif name in ("table_6", "table_7"):
-        rows = paper["table6_mm" if name == "table_6" else "table7_mm_without_ears"]
-        for method, row in rows.items():
-            if isinstance(row, dict):
-                lines.append(f"| {method} | {row['point']:.3f} | {row['distance']:.3f} |")
-        head = ["| published (LAFAS) | point mm | distance mm |", "|---|---|---|"]
+        head = ["published (LAFAS)", "point mm", "distance mm"]
+        found = paper["table6_mm" if name == "table_6" else "table7_mm_without_ears"]
+        rows = [
+            [method, f"{row['point']:.3f}", f"{row['distance']:.3f}"]
+            for method, row in found.items()
+            if isinstance(row, dict)
+        ]
     else:
         return []
-    return ["Measured elsewhere, on other data (PAL-Net, arXiv 2510.00910):", "", *head, *lines, ""]
+    table = _markdown(pd.DataFrame(rows, columns=head))
+    return ["Measured elsewhere, on other data (PAL-Net, arXiv 2510.00910):", "", table, ""]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from PALNetLandmarksLib.resources import resource_path
 
 from ..benchmarks.metrics import GROSS_MM, calibration, failures
 from ..landmark_groups import ear_landmarks
-from .methods import ABLATIONS, METHODS
+from .methods import ABLATIONS, CONFIGS, METHODS, PARTS
 from .predictions import Predictions
 
 Array = NDArray[np.float64]
+
+#: The methods that those of ``ABLATIONS`` and of ``PARTS`` are variants of.
+ABLATED, TAKEN_APART = "pal-net", "height-map-net"
 
 #: Steps of the library's stopwatch by the columns of the paper's Table 2.
 STAGES = {
@@ -92,13 +95,13 @@ def on_common_folds(results: Mapping[str, Results]) -> dict[str, Results]:
 
 
 def without_variants(results: Mapping[str, Results]) -> dict[str, Results]:
-    """Without Table 6's variants of PAL-Net."""
-    return {name: result for name, result in results.items() if name == "pal-net" or name not in ABLATIONS}
+    """Without Table 6's variants of PAL-Net, and those of the height-map network."""
+    variants = {*ABLATIONS, *PARTS} - {ABLATED, TAKEN_APART}
+    return {name: result for name, result in results.items() if name not in variants}
 
 
 def on_most_folds(results: Mapping[str, Results]) -> dict[str, Results]:
-    """The methods, without Table 6's variants, that were run on more folds than the others, on the folds that they
-    share."""
+    """The methods, without variants, that were run on more folds than the others, on the folds that they share."""
     chosen = without_variants(results) or dict(results)
     most = max(len(result.numbers) for result in chosen.values())
     widest = {name: result for name, result in chosen.items() if len(result.numbers) == most}
@@ -125,7 +128,8 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
         distance = distance_errors(points, truth)
         folds = [_mean(error[result.fold == number]) for number in result.numbers]
         annotated = result.errors("annotated")[:, keep]
-        failed, silent = failures(error, result.stack("missing")[:, keep], result.stack("deviations")[:, keep])
+        deviations = result.stack("deviations")[:, keep]
+        failed, silent = failures(error, result.stack("missing")[:, keep], deviations)
         epochs, seconds = _training(runs, result)
         rows.append(
             {
@@ -135,11 +139,12 @@ def table_1(results: Mapping[str, Results], runs: Path, chosen: Sequence[int] | 
                 **({"against annotations mm": f"{_mean(annotated):.3f}"} if result.scattered else {}),
                 "SD of folds mm": f"{np.std(folds, ddof=1):.3f}" if len(folds) > 1 else "one fold",
                 f"above {GROSS_MM:.0f} mm %": f"{100 * failed / max(1, np.isfinite(error).sum()):.2f}",
-                "of them silent": f"{silent} of {failed}",
+                "of them silent": f"{silent} of {failed}" if np.isfinite(deviations).any() else "states no doubt",
                 "refused": sum(len(fold.refused) for fold in result.predictions),
                 "subjects": len(points),
                 "folds": len(result.numbers),
                 "epochs": epochs,
+                "views per epoch": _views_per_epoch(result.method) if epochs else "",
                 "s per epoch": seconds,
             }
         )
@@ -162,7 +167,7 @@ def table_2(results: Mapping[str, Results]) -> pd.DataFrame:
 def table_3(results: Mapping[str, Results]) -> pd.DataFrame:
     """Mean error of each landmark, mm, with the SD of the folds' means, beside the annotator's."""
     first = next(iter(results.values()))
-    published = _intra_observer()
+    published = scheme_facts("intra_observer_mm")
     scatter = np.linalg.norm(first.stack("annotated") - first.stack("truth"), axis=2)
     rows = []
     for i, label in enumerate(first.labels):
@@ -191,9 +196,37 @@ def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
 
 
 def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
-    """The variants of PAL-Net, on the folds that all of them have."""
-    there = on_common_folds({name: results[name] for name in ABLATIONS if name in results})
-    return table_1(there, runs) if len(there) > 1 else None
+    """The variants of PAL-Net, on the folds that all of them have, and what they start from."""
+    return _variants(results, runs, ("template", *ABLATIONS), ABLATED)
+
+
+def parts_table(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
+    """The height-map network without its parts, with others, and used otherwise, on the folds that all have."""
+    return _variants(results, runs, PARTS, TAKEN_APART)
+
+
+def _variants(results: Mapping[str, Results], runs: Path, wanted: Sequence[str], baseline: str) -> pd.DataFrame | None:
+    """Table 1 of some methods with how much each differs from the baseline, if it has variants here."""
+    there = on_common_folds({name: results[name] for name in wanted if name in results})
+    if not {*there} - {baseline, "template"}:
+        return None
+    table = table_1(there, runs)
+    if baseline in there:
+        table.insert(
+            2, "more than the baseline, mm ± SEM", [_more(result, there[baseline]) for result in there.values()]
+        )
+    return table
+
+
+def _more(result: Results, baseline: Results) -> str:
+    """Mean over subjects of how much more a method errs, on the landmarks that both place, and its standard error."""
+    if result.method == baseline.method:
+        return "baseline"
+    differences = result.errors() - baseline.errors()
+    known = np.isfinite(differences)
+    subjects = np.flatnonzero(known.any(axis=1))
+    means = np.array([differences[i][known[i]].mean() for i in subjects])
+    return f"{means.mean():+.3f} ± {means.std(ddof=1) / np.sqrt(len(means)):.3f}" if len(means) > 1 else ""
 
 
 def table_7(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
@@ -221,7 +254,7 @@ def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.
         for group, mean in means[name].items():
             row[f"{group} mm"] = f"{mean:.2f}"
             if baseline in means:
-                row[f"{group}, ratio"] = f"{mean / means[baseline][group]:.2f}"
+                row[f"{group}, of {METHODS[baseline].title}'s"] = f"{mean / means[baseline][group]:.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -308,8 +341,15 @@ def _training(runs: Path, result: Results) -> tuple[str, str]:
     return ", ".join(map(str, epochs)), f"{np.median(seconds):.1f}" if seconds else ""
 
 
-@lru_cache(maxsize=1)
-def _intra_observer() -> dict[str, float]:
-    """Published mean distance of two rounds of one annotator, mm, by label."""
+@cache
+def _views_per_epoch(method: str) -> str:
+    """How many views of scans the method's recipe takes an epoch to be."""
+    recipe = json.loads((CONFIGS / METHODS[method].config).read_text(encoding="utf-8"))["recipe"]
+    return str(recipe["samples_per_epoch"] or "each subject once")
+
+
+@cache
+def scheme_facts(key: str) -> dict[str, Any]:
+    """One of the published figures that the landmark scheme holds, by label."""
     document = json.loads(resource_path("LandmarkScheme.json").read_text(encoding="utf-8"))
-    return {entry["label"]: float(entry["intra_observer_mm"]) for entry in document["landmarks"]}
+    return {entry["label"]: entry[key] for entry in document["landmarks"]}

@@ -35,8 +35,8 @@ def with_passes(weights: Path, passes: int) -> Path:
 def mean_with_mirrored(predict: Predict, mirrored: Sequence[int]) -> Predict:
     """Landmarks halfway between those of the scan and of its mirror image, on the surface.
 
-    ``mirrored``: each landmark's counterpart, -1 where it has none: such a landmark stays as it is. What is missing and how
-    certain it is, the scan itself says.
+    ``mirrored``: each landmark's counterpart, -1 where it has none: such a landmark stays as it is. What is missing
+    and how certain it is, the scan itself says.
     """
     partner = np.array(mirrored)
 
