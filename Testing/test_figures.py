@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from PIL import Image
 from test_experiments import LABELS, results_with
 from test_training import person
 
-from training.experiments import figures
+from training.experiments import figures, report
 from training.experiments.tables import Results
 from training.write_ply import write_ply
 
@@ -148,3 +149,31 @@ def test_figure_7_shows_predictions_and_truth_on_the_median_face(tmp_path: Path,
     assert pixels[0, 0].tolist() == [255, 255, 255]
     for colour in figures.SEEN:
         assert np.abs(pixels - 255 * np.array(to_rgb(colour))).max(axis=2).min() < 12
+
+
+def test_captions_say_how_many_subjects_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("template", "pal-net"):
+        (tmp_path / name).mkdir()
+        for number, fold in enumerate(results_with(np.ones(3), name).predictions):
+            if name == "pal-net" and number == 0:
+                fold = replace(fold, refused={"0-3": "no face"})
+            fold.save(tmp_path / name / f"fold-{number}.npz")
+    facts = {"data": "d", "subjects": 12, "folds": 2, "protocol": "strict", "seed": 0, "commit": "c", "command": "x"}
+    report.write_report(tmp_path, tmp_path / "report", facts)
+    text = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    captions = dict(re.findall(r"!\[Figure (\d): .*\n\n\*(Figure .*)\*\n", text))
+    assert sorted(captions) == ["4", "5", "6"]
+    for number, words in captions.items():
+        assert words.startswith(f"Figure {number}. ")
+        assert "12 subjects of 2 folds, 1 of them refused by at least one method." in words
+        assert words.endswith("Left out: Mean landmarks, projected.") == (number in "45")
+
+
+def test_the_caption_of_figure_7_names_its_subject() -> None:
+    (fold,) = results_with(np.zeros(3), folds=1).predictions
+    errors = np.array([4.0, 8.0, 6.0, 1.0, 7.0, np.nan])
+    some = replace(fold, points=fold.truth + errors[:, None, None] * np.array([1.0, 0.0, 0.0]))
+    results = {"pal-net": Results("pal-net", (some,), (0,))}
+    assert "Subject 0-2, whose error by PAL-Net as published is the median of 6 subjects of 1 fold." in figures.caption(
+        7, results, results
+    )

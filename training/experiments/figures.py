@@ -188,6 +188,32 @@ def figure_7(results: Mapping[str, Results], scans: Path, unit: str | None, path
     _save(figure, path)
 
 
+def caption(number: int, shown: Mapping[str, Results], results: Mapping[str, Results]) -> str:
+    """What figure ``number`` shows, of how many subjects, and which of all ``results`` are not ``shown``."""
+    known_as = _known_as(shown)
+    what = {
+        4: "Mean absolute error of the distance between every two landmarks, named in part, in the order of Table 3; "
+        "colours end at the 98 % quantile of the method where it is largest",
+        5: "Bland-Altman: error of the distances between landmarks of the midline, of the right and of the left side; "
+        "lines at the bias and at the 95 % limits of agreement (bias ± 1.96 SD) of all distances, drawn or not",
+        6: "Mean error of each landmark",
+        7: f"Landmarks, predicted and {known_as}, seen from the front, with the mean error of each method; "
+        "those that the scan's file does not define are not drawn",
+    }[number]
+    first = next(iter(shown.values()))
+    names = [name for fold in first.predictions for name in fold.names]
+    folds = len(first.numbers)
+    sample = f"{len(names)} subjects of {folds} fold{'s' * (folds > 1)}"
+    refused = {name for result in shown.values() for fold in result.predictions for name in fold.refused}
+    if refused:
+        sample += f", {len(refused)} of them refused by at least one method"
+    if number == 7:
+        last = list(shown.values())[-1]
+        sample = f"Subject {_median_subject(shown)}, whose error by {last.title} is the median of {sample}"
+    left_out = [result.title for name, result in results.items() if name not in shown]
+    return f"Figure {number}. {what}. {sample}." + f" Left out: {'; '.join(left_out)}." * bool(left_out)
+
+
 def _known_as(results: Mapping[str, Results]) -> str:
     """How the landmarks that predictions are measured against are called: a truth is known of simulated faces alone."""
     return "true" if any(result.scattered for result in results.values()) else "annotated"
