@@ -89,16 +89,18 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     bundled = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
     figures.figure_5(drawn, facts.get("sides", bundled), report / "figure-5.png")
     figures.figure_6(common or main, report / "figure-6.png")
-    for number, what in (
-        (4, "error of inter-landmark distances"),
-        (5, "Bland-Altman"),
-        (6, f"error per landmark, {_folds(common or main)}"),
+    for number, shown, what in (
+        (4, drawn, "error of inter-landmark distances"),
+        (5, drawn, "Bland-Altman"),
+        (6, common or main, f"error per landmark, {_folds(common or main)}"),
     ):
         parts += [f"![Figure {number}: {what}](figure-{number}.png)", ""]
+        parts += [f"*{figures.caption(number, shown, results)}*", ""]
     if facts.get("scans") and Path(str(facts["scans"])).is_dir():
         figures.figure_7(drawn, Path(str(facts["scans"])), facts.get("unit"), report / "figure-7.png")
     if (report / "figure-7.png").exists():
         parts += ["![Figure 7: prediction and truth](figure-7.png)", ""]
+        parts += [f"*{figures.caption(7, drawn, results)}*", ""]
     (report / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     document = {
         "facts": {key: value for key, value in facts.items() if key != "scans"},
