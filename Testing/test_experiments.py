@@ -439,7 +439,7 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     for number in (4, 5, 6, 7):
         assert (tmp_path / f"figure-{number}.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert "8 subjects, 2 folds (strict protocol)" in text and "Table 4" in text
+    assert "8 subjects split into 2 folds (strict protocol)" in text and "Table 4" in text
 
     # The report can be made again from the predictions that are kept beside it.
     kept = tmp_path / "kept"
