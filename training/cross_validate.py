@@ -190,7 +190,7 @@ def _alignments(a: argparse.Namespace) -> Path:
 
 def _bundled_weights() -> str:
     file = load_weights(resource_path("Weights.safetensors"))
-    return f" with weights {file.fact('version')} ({file.sha256[:12]})"
+    return f" with weights {file.metadata.get('version', 'unknown')} ({file.sha256[:12]})"
 
 
 def _note_commit(output: Path, result: Path, weights: str) -> None:
