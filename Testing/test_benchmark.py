@@ -130,6 +130,7 @@ def test_calibration_scales_the_stated_deviations_and_leaves_the_points(resource
     assert after.metadata["version"] == "9.9" and after.metadata["training"] == before.metadata["training"]
     card = (tmp_path / "model-card.md").read_text(encoding="utf-8")
     assert after.sha256 in card and "96 % of the true positions on 300" in card
+    assert "## Where it is worse than it says" in card and "simulated captures alone" in card
 
 
 def test_errors_of_distances_and_angles_and_how_many_lie_in_their_intervals() -> None:

@@ -193,6 +193,12 @@ def test_a_pool_holds_prepared_scans(model_folder: Path, tmp_path: Path) -> None
     assert scan.size == pytest.approx(size, rel=1e-6)
 
 
+def test_another_part_of_a_pool_begins_with_the_subject_asked_for(model_folder: Path, tmp_path: Path) -> None:
+    make_cohort(PLANS["pool"], "train", 2, model_folder, tmp_path, 1, first=7)
+    assert sorted(file.name for file in tmp_path.glob("*.npz")) == [f"train-0000{n}.prepared.npz" for n in (7, 8)]
+    assert json.loads((tmp_path / "cohort.json").read_text(encoding="utf-8"))["first"] == 7
+
+
 def test_a_finished_cohort_says_how_it_was_made(cohort: Path, tmp_path: Path) -> None:
     """Run with worker processes; all subjects are there already, so nothing is simulated."""
     for index in range(3):

@@ -27,7 +27,7 @@ from PALNetLandmarksLib.weights import load_weights
 from scipy.spatial.transform import Rotation
 from test_training import person
 
-from training import cross_validate
+from training import cross_validate, epoch_speed
 from training.experiments import report, tables
 from training.experiments.folds import make_folds
 from training.experiments.landmark_shape_model import LandmarkShapeModel
@@ -498,6 +498,14 @@ def test_a_unit_that_is_given_holds_for_training_and_test(laboratory: Path, tmp_
         cross_validate.main([*command, "--output", str(tmp_path / "mm"), "--methods", "template"])
     with pytest.raises(SystemExit, match=r"No scan in .* can be used. The first: No face was found .* is in inch"):
         cross_validate.main([*command, "--output", str(tmp_path / "inch"), "--unit", "inch", "--methods", "template"])
+
+
+def test_an_epoch_is_counted_by_the_subjects_and_by_the_recipe() -> None:
+    rows = epoch_speed.epochs({epoch_speed.PLAIN: 2.0, epoch_speed.HEIGHT_MAPS: 0.5})
+    assert rows[epoch_speed.PLAIN]["cpu_seconds_per_epoch"] == pytest.approx(2.0 * 171 / 16)
+    ours = rows[epoch_speed.HEIGHT_MAPS]
+    assert ours["of_the_plain_loop"] == 0.25 and ours["views_per_epoch_of_the_recipe"] == 1200
+    assert ours["cpu_seconds_per_epoch_of_the_recipe"] == pytest.approx(0.5 * 1200 / 16)
 
 
 def test_the_plain_network_is_the_same_function() -> None:

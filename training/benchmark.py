@@ -14,14 +14,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
 from .arguments import at_least_one
 from .benchmarks.accuracy import measure_accuracy, measure_palnet, measure_unusual
 from .benchmarks.alignment import measure_alignment
-from .benchmarks.environment import describe_environment
+from .benchmarks.environment import describe_run
 from .benchmarks.habits import measure_habits
 from .benchmarks.non_faces import measure_non_faces
 from .benchmarks.other_heads import measure_other_heads
@@ -63,8 +62,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:  # noqa: UP045
     for name in names:
         # Noted before: while a row is being measured, commit and weights may change under it.
         facts = {
-            **describe_environment(replace(settings, weights=settings.palnet) if name == "pal-net" else settings),
-            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **describe_run(replace(settings, weights=settings.palnet) if name == "pal-net" else settings),
             "load_average": os.getloadavg()[0],
         }
         begin = time.perf_counter()

@@ -144,15 +144,18 @@ def make_cohort(
     output: Path,
     workers: int,
     suffix: str = ".mrk.json",
+    first: int = 0,
 ) -> None:
-    """Make ``subjects`` subjects of ``split`` in ``output`` with ``workers`` processes."""
+    """Make ``subjects`` subjects of ``split``, from number ``first`` on, in ``output`` with ``workers`` processes."""
     output.mkdir(parents=True, exist_ok=True)
-    description = {"cohort": plan.name, **vars(plan), "split": split, "subjects": subjects}
+    description = {"cohort": plan.name, **vars(plan), "split": split, "first": first, "subjects": subjects}
     (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as pool:
-        for _ in track(pool.imap_unordered(work, range(subjects)), total=subjects, description=plan.name):
+        for _ in track(
+            pool.imap_unordered(work, range(first, first + subjects)), total=subjects, description=plan.name
+        ):
             pass
 
 
@@ -171,6 +174,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--split", choices=sorted(SPLITS), default="train")
     parser.add_argument("--subjects", type=at_least_one, help="as many as the cohort has, if not given")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="begin with subject N: another part of a pool"
+    )
     parser.add_argument("--workers", type=at_least_one, default=2)
     parser.add_argument("--landmarks", choices=[".mrk.json", ".fcsv", ".txt"], default=".mrk.json", metavar="SUFFIX",
                         help="of the landmark files: .mrk.json, .fcsv or .txt (as LAFAS has them)")  # fmt: skip
@@ -179,9 +185,11 @@ def main() -> None:
     a = parser.parse_args()
     plan = replace(PLANS[a.cohort], higher=dict(a.higher))
     unknown = sorted(set(plan.higher) - set(HeadModel(a.model, plan.scheme).labels)) if plan.higher else []
+    if a.first < 0:
+        parser.error("--first counts from 0")
     if unknown or (plan.higher and not plan.meshes):
         parser.error(f"--higher: {unknown[0]} is no landmark" if unknown else "--higher is for cohorts of scans")
-    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks)
+    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, a.first)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Random patches of the published size (for our network, views of the reference face); a step is forward, loss, backward
 and update of a batch of 16 (for our network, of as many smaller ones as its recipe says). Each is timed in a process of
-its own, as the trainer's way with memory is for the whole process; the plain loop leaves memory as it is.
+its own, as the trainer's way with memory is for the whole process; the plain loop leaves memory as it is. An epoch is
+one view of each of the paper's training subjects; the recipe of our network calls more views than that an epoch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -28,18 +29,18 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from torch.utils.data import DataLoader, TensorDataset
 
+from .benchmarks.environment import describe_environment
 from .experiments.methods import CONFIGS, METHODS
 from .experiments.plain_palnet import PlainPALNet
 from .height_map_task import HeightMapTask
 from .loop import Recipe, _optimizer
 from .loss import LandmarkLoss
 from .memory import keep_freed_memory
-from .model_card import commit
 from .prepared import prepare_placed_scan, save_prepared
 
 BATCH = 16
-#: Steps of an epoch of the paper: 171 training subjects.
-STEPS = 11
+#: Training subjects of the paper.
+SUBJECTS = 171
 
 
 def main() -> None:
@@ -50,15 +51,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     a = parser.parse_args()
     seconds = {name: measure_apart(name, a.threads, a.rounds) for name in STEP_MAKERS}
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, value in medians.items():
-        print(f"{name}: {value:.2f} s of CPU per step of {BATCH}, {STEPS * value:.1f} s per epoch of {STEPS} steps, "
-              f"{value / first:.2f} of the plain loop")  # fmt: skip
+    rows = epochs({name: float(np.median(values)) for name, values in seconds.items()})
+    for name, row in rows.items():
+        print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in row.items()))
     if a.output:
         a.output.mkdir(parents=True, exist_ok=True)
-        document = {"commit": commit(), "threads": a.threads, "steps": STEPS, "cpu_seconds_per_step": medians}
+        facts = describe_environment("training.epoch_speed")
+        document = {**facts, "threads": a.threads, "batch": BATCH, "subjects": SUBJECTS, "rows": rows}
         (a.output / "epoch-speed.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def epochs(step_seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """What steps of ``BATCH`` views come to in an epoch, and beside the first one's, the plain loop's."""
+    first = next(iter(step_seconds.values()))
+    rows = {}
+    for name, seconds in step_seconds.items():
+        config = METHODS["height-map-net" if name == HEIGHT_MAPS else "pal-net"].config
+        recipe = Recipe(**json.loads((CONFIGS / config).read_text(encoding="utf-8"))["recipe"])
+        views = recipe.samples_per_epoch or SUBJECTS
+        rows[name] = {
+            "cpu_seconds_per_step": seconds,
+            "of_the_plain_loop": seconds / first,
+            "cpu_seconds_per_epoch": seconds * SUBJECTS / BATCH,
+            "views_per_epoch_of_the_recipe": views,
+            "cpu_seconds_per_epoch_of_the_recipe": seconds * views / BATCH,
+        }
+    return rows
 
 
 def measure_apart(name: str, threads: int, rounds: int) -> list[float]:
@@ -151,10 +169,11 @@ def height_map_step(folder: Path) -> Callable[[], None]:
 
 
 PLAIN = "plain PyTorch loop of PAL-Net"
+HEIGHT_MAPS = "height-map network, this trainer"
 STEP_MAKERS: dict[str, Callable[[Path], Callable[[], None]]] = {
     PLAIN: plain_step,
     "PAL-Net, this trainer": palnet_step,
-    "height-map network, this trainer": height_map_step,
+    HEIGHT_MAPS: height_map_step,
 }
 
 

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--validation", default="", help="what the model card says the validation scans are")
     parser.add_argument("--validation-subjects", type=int, default=0)
     parser.add_argument("--started-from", default="random weights", help="the weights that the training began with")
+    parser.add_argument("--about", type=Path, metavar="JSON", help="paragraphs of the model card by their headings")
     parser.add_argument("--average-with", type=Path, metavar="WEIGHTS", help="write the mean of the run and of these")
     parser.add_argument("--share", type=float, default=0.5, help="of the run in that mean, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
@@ -107,6 +108,8 @@ def main() -> None:
         "best": best,
         "test": None,
     }
+    if a.about:
+        card["about"] = json.loads(a.about.read_text(encoding="utf-8"))
     if a.average_with:
         card["averaged_with"] = facts["averaged_with"]
     write_model_card(a.output.parent, card)

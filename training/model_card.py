@@ -77,7 +77,8 @@ def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
     ``facts``: ``name``, ``architecture``, ``parameters``, ``weights`` (file, sha256, dtype, bytes), ``data`` (folders,
     subjects per split, blends, left_out), ``labels``, ``config``, ``seed``, ``commit``, ``device``, ``processes``,
     ``epochs``, ``best`` (the validation measures of the best epoch), ``test`` (from :func:`measure`, or ``None``) and,
-    where there is one, ``calibration`` (see ``training.calibrate``) and ``averaged_with`` (see ``training.export``).
+    where there is one, ``calibration`` (see ``training.calibrate``), ``averaged_with`` and ``about``, paragraphs by
+    heading (see ``training.export``).
     """
     card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     card["software"] = software()
@@ -92,6 +93,12 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "",
         f"{card['architecture']}, {card['parameters']:,} parameters, {len(card['labels'])} landmarks.",
         "For research use; not a medical device.",
+        "",
+    ]
+    for heading, paragraph in card.get("about", {}).items():
+        lines += [f"## {heading}", "", paragraph, ""]
+    lines += [
+        "## Weights",
         "",
         "| | |",
         "|---|---|",
@@ -176,7 +183,8 @@ def _markdown(card: Mapping[str, Any]) -> str:
             ),
             "",
         ]
-    lines += ["## Configuration", "", "```json", json.dumps(card["config"], indent=1), "```", ""]
+    settings = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in card["config"].items())
+    lines += ["## Configuration", "", "```json", "{", settings, "}", "```", ""]
     return "\n".join(lines)
 
 

@@ -207,7 +207,9 @@ def certainty_row(errors: Array, visible: NDArray[np.bool_], deviations: Array, 
 
 def palnet_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:
     """The row of the published network; landmarks with no point count like any other."""
-    return _row_in_short("same, published PAL-Net trained on the same data", "reported beside it", measured, scheme)
+    return _row_in_short(
+        "same, published PAL-Net trained on other subjects of the same pool", "reported beside it", measured, scheme
+    )
 
 
 def unusual_row(measured: Sequence[Measured], scheme: LandmarkScheme) -> Row:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,13 +23,12 @@ from .row import Settings
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def describe_environment(settings: Settings) -> dict[str, Any]:
-    """Facts that go beside every row, fit for JSON."""
-    weights = settings.weights or resource_path("Weights.safetensors")
+def describe_environment(module: str) -> dict[str, Any]:
+    """Facts that go beside every figure that a ``module`` makes when it is run, fit for JSON."""
     return {
-        "command": shlex.join(["python", "-m", "training.benchmark", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "commit": commit(),
-        "seed": settings.seed,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -39,6 +39,15 @@ def describe_environment(settings: Settings) -> dict[str, Any]:
             "scipy": scipy.__version__,
             "vtk": vtkVersion.GetVTKVersion(),
         },
+    }
+
+
+def describe_run(settings: Settings) -> dict[str, Any]:
+    """The same of a row of the benchmark, with its seed and weights."""
+    weights = settings.weights or resource_path("Weights.safetensors")
+    return {
+        **describe_environment("training.benchmark"),
+        "seed": settings.seed,
         "weights_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
         "weights_version": load_weights(weights).metadata.get("version", "unknown"),
     }

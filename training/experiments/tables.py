@@ -280,9 +280,21 @@ def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
                     "annotation inside the 95 % region %": f"{100 * seen['within_95']:.1f}",
                     "most certain fifth mm": f"{told['most_certain_mm']:.2f}",
                     "least certain fifth mm": f"{told['least_certain_mm']:.2f}",
+                    **_called_missing(result, chosen),
                 }
             )
     return pd.DataFrame(rows) if rows else None
+
+
+def _called_missing(result: Results, chosen: Sequence[int]) -> dict[str, str]:
+    """How many of the landmarks that a scan lacks, and of those that it shows, a method calls missing."""
+    missing, shown = result.stack("missing")[:, chosen], np.isfinite(result.stack("truth")[:, chosen]).all(axis=2)
+    done = np.isfinite(result.stack("points")).any(axis=(1, 2))[:, None]
+    lacking = ~shown & done
+    return {
+        "undefined on the scan, called missing": f"{(missing & lacking).sum()} of {lacking.sum()}",
+        "on the scan, called missing": f"{(missing & shown & done).sum()} of {(shown & done).sum()}",
+    }
 
 
 def _hard_groups(labels: Sequence[str]) -> dict[str, list[int]]:
