@@ -223,7 +223,7 @@ def test_what_is_hard_is_compared_with_pal_net() -> None:
     }
     ours = tables.hard_table(results).set_index("method").iloc[1]
     assert (ours["ears mm"], ours["trichion mm"], ours["gonion mm"]) == ("0.50", "2.00", "0.50")
-    assert {ours[f"{name}, of PAL-Net as published's"] for name in ("ears", "trichion", "gonion")} == {"0.25"}
+    assert {ours[f"{name}, ratio to PAL-Net as published"] for name in ("ears", "trichion", "gonion")} == {"0.25"}
     assert len(tables.hard_table({"height-map-net": results["height-map-net"]}).columns) == 4
 
 

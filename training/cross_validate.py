@@ -33,6 +33,7 @@ from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
     CONFIGS,
+    FINE_TUNED,
     METHODS,
     PARTS,
     Budget,
@@ -162,7 +163,7 @@ def _prepare(
     if method.kind == "network":
         folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
         weights = train_network(
-            method, folders, run_folder, _alignments(a), budget, a.device, a.threads, a.finetune, a.unit
+            method, folders, run_folder, _alignments(a), budget, a.device, a.threads, _start(method, a), a.unit
         )
         if method.passes:
             weights = with_passes(weights, method.passes)
@@ -180,6 +181,12 @@ def _prepare(
         return train_peer(method, aligned(fold.training), aligned(fold.validation), run_folder, budget, a.device)
     known = aligned(fold.training + fold.validation * (a.protocol == "strict"))
     return predictor_of_template(known) if method.kind == "template" else predictor_of_shape_model(known)
+
+
+def _start(method: Method, a: argparse.Namespace) -> Path | None:
+    """The weights that trainings of ``method`` begin with, if not random ones."""
+    start: Path | None = a.finetune
+    return start or resource_path("Weights.safetensors") if method.name == FINE_TUNED else start
 
 
 def _alignments(a: argparse.Namespace) -> Path:
@@ -255,7 +262,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ["template", *ABLATIONS] if a.ablations else list(PARTS) if a.parts else a.methods or list(DEFAULT_METHODS)
     )
     if a.epochs is not None and a.epochs < 1:
-        learnt = a.finetune and not any(METHODS[name].kind == "peer" for name in a.methods)
+        learnt = all(METHODS[name].kind not in ("peer", "network") or _start(METHODS[name], a) for name in a.methods)
         if a.epochs < 0 or not learnt:
             parser.error("--epochs 0 is for networks with --finetune; others learn nothing without an epoch")
     return a

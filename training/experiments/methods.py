@@ -80,6 +80,9 @@ class Method:
         return self.trained_as or self.name
 
 
+#: The method that starts from the bundled weights, unless it is told others.
+FINE_TUNED = "fine-tuned"
+
 #: Table 6, in its order: this program's names of the paper's rows.
 _TABLE_6 = {
     "points-500": "patches 500 points",
@@ -157,6 +160,7 @@ METHODS = {
         Method("sgcn-style", "2S-SGCN-style (graph)", "peer", "sgcn-style.json"),
         Method("pal-net", "PAL-Net as published", "network", "palnet.json"),
         Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
+        Method(FINE_TUNED, "Height-map network, fine-tuned from the shipped weights", "network", "height-map-net.json"),
         Method("shipped", "Shipped weights (wider pool)", "weights"),
         *_variants(),
         *_parts(),

@@ -254,7 +254,7 @@ def hard_table(results: Mapping[str, Results], baseline: str = "pal-net") -> pd.
         for group, mean in means[name].items():
             row[f"{group} mm"] = f"{mean:.2f}"
             if baseline in means:
-                row[f"{group}, of {METHODS[baseline].title}'s"] = f"{mean / means[baseline][group]:.2f}"
+                row[f"{group}, ratio to {METHODS[baseline].title}"] = f"{mean / means[baseline][group]:.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
