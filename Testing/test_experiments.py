@@ -460,6 +460,20 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
         cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])
 
 
+def test_variants_join_the_methods_that_are_named() -> None:
+    def methods(*options: str) -> list[str]:
+        return cross_validate._parse(["--data", "x", "--output", "y", *options]).methods
+
+    assert methods() == list(cross_validate.DEFAULT_METHODS)
+    assert methods("--ablations") == ["template", *tables.ABLATIONS]
+    together = methods("--methods", "shipped", "pal-net", "--parts", "--ablations")
+    assert together[:2] == ["shipped", "pal-net"] and together.count("pal-net") == 1
+    assert {*tables.ABLATIONS, *tables.PARTS} < {*together}
+    assert cross_validate._parse(["--data", "x", "--output", "y", "--epochs", "0", "--methods", "fine-tuned"])
+    with pytest.raises(SystemExit):
+        methods("--epochs", "0", "--methods", "fine-tuned", "height-map-net")
+
+
 def test_truth_is_what_errors_are_measured_against(laboratory: Path, tmp_path: Path) -> None:
     command = ["--data", str(laboratory), "--output", str(tmp_path), "--folds", "2", "--device", "cpu"]
     cross_validate.main([*command, "--folds-run", "0", "--methods", "template"])

@@ -238,9 +238,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", type=Path, help="folder of tables, figures and what they were made of (OUTPUT)")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), metavar="NAME",
                         help=f"some of {', '.join(sorted(METHODS))} ({' '.join(DEFAULT_METHODS)})")  # fmt: skip
-    parser.add_argument("--ablations", action="store_true", help="the variants of the paper's Table 6 instead")
     parser.add_argument(
-        "--parts", action="store_true", help="what each part of the height-map network is worth instead"
+        "--ablations",
+        action="store_true",
+        help="the variants of the paper's Table 6: with --methods besides, otherwise alone",
+    )
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="the height-map network without each of its parts and with others: likewise",
     )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="strict", help="who stops the training")
     parser.add_argument("--folds", type=int, default=5)
@@ -256,15 +262,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    if a.ablations + a.parts + bool(a.methods) > 1:
-        parser.error("--ablations, --parts and --methods each say which methods to run; give one of them")
-    a.methods = (
-        ["template", *ABLATIONS] if a.ablations else list(PARTS) if a.parts else a.methods or list(DEFAULT_METHODS)
-    )
+    chosen = [*(a.methods or ()), *(("template", *ABLATIONS) if a.ablations else ()), *(PARTS if a.parts else ())]
+    a.methods = list(dict.fromkeys(chosen or DEFAULT_METHODS))
     if a.epochs is not None and a.epochs < 1:
         learnt = all(METHODS[name].kind not in ("peer", "network") or _start(METHODS[name], a) for name in a.methods)
         if a.epochs < 0 or not learnt:
-            parser.error("--epochs 0 is for networks with --finetune; others learn nothing without an epoch")
+            parser.error("--epochs 0 is for networks that start from weights; others learn nothing without an epoch")
     return a
 
 
