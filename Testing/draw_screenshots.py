@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "Testing"), str(ROOT / "PALNetLandmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "Testing"), str(ROOT / "PALNetLandmarks")]
 import harness  # noqa: E402
 import slicer  # noqa: E402
 from harness.view import ThreeDView  # noqa: E402
 
+from training.few_colours import save_with_few_colours  # noqa: E402
+
 WIDTH, HEIGHT = 460, 1340
 #: Width and height of each moment of the 3D view.
 MOMENT = (380, 440)
-#: So that the pictures hardly need space and can be read.
-COLOURS, RARE_COLOURS = 230, 24
 
 
 def draw(resources: Path) -> None:
@@ -51,7 +51,7 @@ def draw(resources: Path) -> None:
     view.look_at(chin, (0.0, 0.97, -0.2), 240.0)
     view.drag(view.display(chin), (4, -14))  # some 4 mm
     moments.append(("5  Pg corrected", view.picture()))
-    save(strip(moments), resources / "Tutorial.png")
+    save_with_few_colours(strip(moments), resources / "Tutorial.png")
 
     panel.ui.measurementSection.collapsed = False
     panel.ui.advancedSection.collapsed = False
@@ -62,7 +62,7 @@ def draw(resources: Path) -> None:
     application.processEvents()
     panel.parent.grab().save(str(resources / "Panel.png"))
     with Image.open(resources / "Panel.png") as image:
-        save(image.convert("RGB"), resources / "Panel.png")
+        save_with_few_colours(image.convert("RGB"), resources / "Panel.png")
     panel.cleanup()
 
 
@@ -75,18 +75,6 @@ def strip(moments: list[tuple[str, np.ndarray]]) -> Image.Image:
         ImageDraw.Draw(part).text((10, 8), caption, fill="white", font_size=20)
         image.paste(part, (number * (width + 8), 0))
     return image
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """With fewer colours: a third of the bytes. Those of most pixels, and some for the few, such as the marks of
-    certainty and the landmark in hand."""
-    colours = [
-        *image.quantize(COLOURS, Image.Quantize.MEDIANCUT).getpalette()[: 3 * COLOURS],
-        *image.quantize(RARE_COLOURS, Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * RARE_COLOURS],
-    ]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours)
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -368,6 +368,29 @@ def test_results_of_several_runs_make_one_table(tmp_path: Path) -> None:
     text = (tmp_path / "benchmark.md").read_text(encoding="utf-8")
     assert "| b | ≤ 1 | 2 | NO | 3 |" in text and "0123456789ab" in text
 
+    scans = {"anna": {"errors_mm": {"N": 1.23, "G": 4.0}}, "ben": {"errors_mm": {"N": 2.0}}, "cube": {"refused": "..."}}
+    report.save_rows(tmp_path, "real-scans", [Row("real", "—", "1", None, 3, {"scans": scans})], facts)
+    report.write_report(tmp_path, report.collect(tmp_path, ["real-scans"]))
+    lines = (tmp_path / "benchmark.md").read_text(encoding="utf-8").splitlines()
+    assert "| landmark | anna | ben |" in lines and "| N | 1.2 | 2.0 |" in lines and "| G | 4.0 |  |" in lines
+
+
+def test_pictures_of_all_scans_stand_on_one_sheet(tmp_path: Path) -> None:
+    real_scans = pytest.importorskip("training.benchmarks.real_scans")
+    from PIL import Image
+
+    from training.few_colours import save_with_few_colours
+
+    for number, (colour, size) in enumerate((("red", (40, 20)), ("green", (20, 20)), ("blue", (20, 10)))):
+        Image.new("RGB", size, colour).save(tmp_path / f"{number}.png")
+    sheet = real_scans.together([tmp_path / f"{number}.png" for number in range(3)], width=10)
+    assert sheet.size == (20, 20)  # two in a row; the tallest is as high as wide
+    found = [sheet.getpixel(place) for place in ((5, 2), (5, 8), (15, 8), (5, 12), (15, 15))]
+    assert found == [(255, 0, 0), (255, 255, 255), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
+    save_with_few_colours(sheet, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as kept:
+        assert kept.mode == "P" and np.array_equal(np.asarray(kept.convert("RGB")), np.asarray(sheet))
+
 
 def test_a_missing_open3d_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     fpfh_ransac = pytest.importorskip("training.fpfh_ransac")

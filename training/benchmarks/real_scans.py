@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -16,8 +17,11 @@ from PALNetLandmarksLib.picture import render_detection
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
+from PIL import Image
 
+from ..few_colours import save_with_few_colours
 from .metrics import RADIUS_95, axis_rotations, distances, summary
+from .report import REAL_SCANS_PICTURE
 from .row import Row, Settings
 from .work import detector, spread_work
 
@@ -30,12 +34,30 @@ CARRIED_OVER = "carried by vertex"
 
 
 def measure_real_scans(settings: Settings) -> list[Row]:
-    """Errors against the points that came with the scans; pictures go to ``OUTPUT/real-scans``."""
+    """Errors against the points that came with the scans; pictures go to ``OUTPUT/real-scans`` and, small, all together
+    to ``OUTPUT/real-scans.png``."""
     folder = settings.output / "real-scans"
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(compare_with_points, folder=folder, weights=settings.weights)
     scans = spread_work(work, scan_paths(settings.scans), settings.workers, "real scans")
+    pictures = [folder / f"{scan['name']}.png" for scan in scans if "refused" not in scan]
+    if pictures:
+        save_with_few_colours(together(pictures), settings.output / REAL_SCANS_PICTURE)
     return [real_scans_row({scan["name"]: scan for scan in scans})]
+
+
+def together(pictures: Sequence[Path], width: int = 760, columns: int = 2) -> Image.Image:
+    """Pictures made ``width`` pixels wide, ``columns`` in a row."""
+    small = []
+    for path in pictures:
+        with Image.open(path) as picture:
+            size = (width, round(picture.height * width / picture.width))
+            small.append(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    height = max(picture.height for picture in small)
+    sheet = Image.new("RGB", (columns * width, -(-len(small) // columns) * height), "white")
+    for number, picture in enumerate(small):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    return sheet
 
 
 def real_scans_row(scans: dict[str, dict[str, Any]]) -> Row:

@@ -15,6 +15,9 @@ from rich.table import Table
 
 from .row import Row
 
+#: Beside the report, from ``real_scans``.
+REAL_SCANS_PICTURE = "real-scans.png"
+
 _MARKS = {True: "yes", False: "NO", None: ""}
 
 
@@ -74,6 +77,9 @@ def as_markdown(results: Sequence[dict[str, Any]]) -> str:
         for row in result["rows"]:
             if "landmarks" in row["details"] and "mean" in row["details"]:
                 lines += ["", f"### {row['what']}", "", *_landmark_table(row["details"]["landmarks"])]
+            if result["benchmark"] == "real-scans":
+                lines += ["", f"### {row['what']}: distance of each, mm", "", *_scan_table(row["details"]["scans"]), ""]
+                lines += [f"![The scans with what was found on them]({REAL_SCANS_PICTURE})"]
     return "\n".join(lines) + "\n"
 
 
@@ -84,6 +90,16 @@ def _landmark_table(landmarks: dict[str, dict[str, float]]) -> list[str]:
         f"{100 * f['share_above_10_mm']:.1f} % | {f['n']} |"
         for label, f in landmarks.items()
     ]
+    return lines
+
+
+def _scan_table(scans: dict[str, dict[str, Any]]) -> list[str]:
+    placed = {name: scan["errors_mm"] for name, scan in scans.items() if "errors_mm" in scan}
+    labels = dict.fromkeys(label for errors in placed.values() for label in errors)
+    lines = ["| landmark | " + " | ".join(placed) + " |", "|---" * (1 + len(placed)) + "|"]
+    for label in labels:
+        cells = (f"{errors[label]:.1f}" if label in errors else "" for errors in placed.values())
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -22,6 +22,7 @@ from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
 from PIL import Image
 
+from ..few_colours import save_with_few_colours
 from ..folder import find_subjects
 from .tables import Results, distance_errors
 
@@ -37,8 +38,6 @@ PANEL_INCHES = 3.0
 MOST_NAMES = 17
 #: Nearly twice what is shown there, for who looks closer.
 DOTS_PER_INCH = 180
-#: Colours of a file: the commonest, and those far from them, such as of the few pixels of a dot.
-COLOURS, RARE_COLOURS = 232, 24
 #: Of the face in figure 7: room around the landmarks, and how finely it is drawn.
 MARGIN_MM = 24.0
 PIXELS_PER_MM = 4.0
@@ -280,11 +279,4 @@ def _save(figure: Figure, path: Path) -> None:
     """As PNG of few colours: reports are kept with the code."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    common = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT).getpalette() or []
-    rare = picture.quantize(RARE_COLOURS, Image.Quantize.MAXCOVERAGE).getpalette() or []
-    colours = np.reshape([*common[: 3 * COLOURS], *rare[: 3 * RARE_COLOURS]], (-1, 3))
-    colours[colours.min(axis=1) >= 250] = 255  # means of white and its neighbours would make the page grey
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours.ravel().tolist())
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+    save_with_few_colours(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
