@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from .arguments import at_least_one
-from .benchmarks.accuracy import measure_accuracy, measure_palnet, measure_unusual
+from .benchmarks.accuracy import measure_accuracy, measure_noise, measure_palnet, measure_unusual
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_run
 from .benchmarks.habits import measure_habits
@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Row]]] = {
     "accuracy": measure_accuracy,
     "pal-net": measure_palnet,
     "unusual-heads": measure_unusual,
+    "noise": measure_noise,
     "real-scans": measure_real_scans,
     "habits": measure_habits,
     "other-heads": measure_other_heads,

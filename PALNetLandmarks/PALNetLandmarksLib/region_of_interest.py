@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
+from .smooth_rough import EVEN, MOST_TRIANGLES, evenness, smoothed
 
 #: Distance between the lines that sample the region of interest, that between the pixels of the finest height maps.
 SAMPLE_PITCH_MM = 1.25
@@ -39,15 +40,23 @@ def sample_region_of_interest(
     turn: NDArray[np.float64] | None = None,
     pitch_mm: float = SAMPLE_PITCH_MM,
 ) -> SurfaceSamples:
-    """Even samples of the same part and what lies just around it (see ``sample_surface``).
+    """Even samples of the same part and what lies just around it (see ``sample_surface``), smoothed where it is rough
+    (see ``smooth_rough``).
 
     ``turn``: rotation (3, 3) from the frame of ``mesh`` to that of the lattice, the same by default.
     """
     chosen = _triangles_inside(mesh, reference, _MARGIN_MM)
-    if turn is None:
-        return sample_surface(mesh, SAMPLES_AT_MOST, chosen, pitch_mm)
-    samples = sample_surface(mesh.with_points(mesh.points @ turn.T), SAMPLES_AT_MOST, chosen, pitch_mm)
-    return replace(samples, points=samples.points @ turn, normals=samples.normals @ turn)
+
+    def sample(surface: TriangleMesh) -> SurfaceSamples:
+        if turn is None:
+            return sample_surface(surface, SAMPLES_AT_MOST, chosen, pitch_mm)
+        samples = sample_surface(surface.with_points(surface.points @ turn.T), SAMPLES_AT_MOST, chosen, pitch_mm)
+        return replace(samples, points=samples.points @ turn, normals=samples.normals @ turn)
+
+    samples = sample(mesh)
+    if len(chosen) <= MOST_TRIANGLES and evenness(samples) < EVEN:
+        return sample(smoothed(mesh, chosen))
+    return samples
 
 
 def inside_box(points: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:

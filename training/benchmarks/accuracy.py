@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
@@ -39,6 +39,8 @@ MEAN_TARGET_MM = 1.5
 INNER_TARGET_MM = 1.0
 WITHIN_95_TARGET = (0.93, 0.97)
 FAILURES_TARGET = 0.002
+#: Of the noisy captures.
+NOISE_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def measure_unusual(settings: Settings) -> list[Row]:
         "unusual", max(1, settings.clinic_captures // 2), settings.model, settings.cache, settings.workers
     )
     return [unusual_row(_measure_all(captures, settings.weights, settings.workers, "unusual heads"), load_scheme())]
+
+
+def measure_noise(settings: Settings) -> list[Row]:
+    """The shipped network on half of the clinic-like captures, as a depth camera's raw frames might show them."""
+    captures = [replace(capture, noise_mm=NOISE_MM) for capture in _clinic_captures(settings)]
+    captures = captures[: max(1, len(captures) // 2)]
+    measured = _measure_all(captures, settings.weights, settings.workers, "noise")
+    what = f"clinic-like captures with noise of {NOISE_MM:g} mm along each axis added to every vertex"
+    return [_row_in_short(what, "—", measured, load_scheme())]
 
 
 def accuracy_rows(measured: Sequence[Measured], scheme: LandmarkScheme) -> list[Row]:
@@ -282,8 +293,11 @@ def projected_template(mesh: TriangleMesh, detection: Detection) -> Array:
 
 
 def _measure_clinic(settings: Settings, weights: Optional[Path], title: str) -> list[Measured]:  # noqa: UP045
-    captures = make_captures("clinic", settings.clinic_captures, settings.model, settings.cache, settings.workers)
-    return _measure_all(captures, weights, settings.workers, title)
+    return _measure_all(_clinic_captures(settings), weights, settings.workers, title)
+
+
+def _clinic_captures(settings: Settings) -> list[TestCapture]:
+    return make_captures("clinic", settings.clinic_captures, settings.model, settings.cache, settings.workers)
 
 
 def _measure_all(

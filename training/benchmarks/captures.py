@@ -30,6 +30,7 @@ class TestCapture:
     """One capture and the truth about it.
 
     ``landmarks`` (L, 3) in the file's frame but in millimetres; ``visible`` (L,): the scan has a surface there.
+    ``noise_mm``: standard deviation, along each axis, of what is added to every vertex.
     """
 
     __test__ = False  # not a test, whatever pytest thinks of the name
@@ -39,10 +40,15 @@ class TestCapture:
     visible: NDArray[np.bool_]
     device: str
     unit: str
+    noise_mm: float = 0.0
 
     def read(self) -> TriangleMesh:
-        """The scan as any user's file is read."""
-        return read_scan(self.path)
+        """The scan as any user's file is read, with noise; the same at every reading."""
+        mesh = read_scan(self.path)
+        if not self.noise_mm:
+            return mesh
+        rng = np.random.default_rng(list(self.path.stem.encode()))
+        return mesh.with_points(mesh.points + rng.normal(0, self.noise_mm / UNITS[self.unit], mesh.points.shape))
 
 
 def make_captures(
