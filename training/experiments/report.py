@@ -42,6 +42,14 @@ TITLES = {
 }
 
 
+#: What to know before figures are compared.
+NOTES = {
+    "table_1": "Seconds per epoch are those of the clock, on whatever machine and beside whatever else ran there; the "
+    "budget is processor time. An epoch takes as many views of the training scans as the table says.",
+    "table_2": "Taken while the predictions were made: rows of one run on an idle machine can be compared, others not.",
+}
+
+
 def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: Path | None = None) -> None:
     """Make everything that the predictions below ``runs`` allow; write ``tables.md``, ``tables.json`` and figures.
 
@@ -82,6 +90,7 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
         if table is None:
             continue
         parts += [f"## {titles[name]}", "", _markdown(table), ""]
+        parts += [NOTES[name], ""] if name in NOTES else []
         if published is not None:
             parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
     drawn = {name: result for name, result in main.items() if name != "template"} or main
