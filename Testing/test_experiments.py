@@ -24,6 +24,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.resources import resource_path
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from test_training import person
 
@@ -344,21 +345,23 @@ def predict_off_by(shift: np.ndarray) -> Callable[[TriangleMesh, str | None], Pr
     landmarks, mirrored = load_reference().landmarks, list(load_scheme().mirrored)
 
     def predict(mesh: TriangleMesh, unit: str | None) -> Prediction:
-        flipped = np.abs(mesh.points[0, 0] + load_reference().points[0, 0]) < 1e-9
+        flipped = np.abs(1000 * mesh.points[0, 0] + load_reference().points[0, 0]) < 1e-9
         here = (landmarks * (-1.0, 1.0, 1.0))[mirrored] if flipped else landmarks
-        return Prediction(here + shift, np.ones(len(here)), np.zeros(len(here), dtype=bool), {})
+        return Prediction(here + shift, np.ones(len(here)), np.zeros(len(here), dtype=bool), {}, 1000.0)
 
     return predict
 
 
 def test_the_mean_with_the_mirror_image_cancels_what_leans_to_one_side() -> None:
     reference = load_reference()
-    mesh = TriangleMesh(reference.points, reference.triangles)
+    mesh = TriangleMesh(reference.points / 1000, reference.triangles)  # in metres
     predict = predict_off_by(np.array([2.0, 0.0, 0.0]))
-    found = mean_with_mirrored(predict, load_scheme().mirrored)(mesh, None)
+    found = mean_with_mirrored(predict, load_scheme().mirrored, "triangle")(mesh, None)
     assert np.linalg.norm(found.points - reference.landmarks, axis=1).mean() < 0.5
-    alone = mean_with_mirrored(predict, [-1] * len(LABELS))(mesh, None)
+    alone = mean_with_mirrored(predict, [-1] * len(LABELS), "vertex")(mesh, None)
     assert np.linalg.norm(alone.points - reference.landmarks, axis=1).mean() > 1.0
+    vertices = cKDTree(reference.points)
+    assert vertices.query(alone.points)[0].max() < 1e-9 < vertices.query(found.points)[0].mean()
 
 
 def test_the_shape_prior_pulls_back_what_is_uncertain_alone() -> None:
@@ -372,10 +375,13 @@ def test_the_shape_prior_pulls_back_what_is_uncertain_alone() -> None:
         deviations[19] = 15.0
         return Prediction(points, deviations, np.zeros(len(points), dtype=bool), {})
 
-    before, after = predict(mesh, None), with_shape_prior(predict, shapes)(mesh, None)
+    before, after = predict(mesh, None), with_shape_prior(predict, shapes, "triangle")(mesh, None)
     off = np.linalg.norm(after.points - reference.landmarks, axis=1)
     assert off[19] < 0.5 * np.linalg.norm(before.points[19] - reference.landmarks[19])
     assert np.delete(off, 19).mean() < 1.0
+    incomplete = [np.where(np.arange(len(LABELS))[:, None] == 3, np.nan, shape) for shape in shapes]
+    with pytest.raises(ValueError, match="Only 2 training subjects have every landmark"):
+        with_shape_prior(predict, [*incomplete, *shapes[:2]], "triangle")
 
 
 def test_weights_with_other_passes_are_otherwise_the_same(tmp_path: Path) -> None:
@@ -472,6 +478,8 @@ def test_variants_join_the_methods_that_are_named() -> None:
     assert cross_validate._parse(["--data", "x", "--output", "y", "--epochs", "0", "--methods", "fine-tuned"])
     with pytest.raises(SystemExit):
         methods("--epochs", "0", "--methods", "fine-tuned", "height-map-net")
+    with pytest.raises(SystemExit):
+        methods("--parts", "--finetune", "w.safetensors")
 
 
 def test_truth_is_what_errors_are_measured_against(laboratory: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def run(a: argparse.Namespace) -> None:
             say_reasons(_console, "Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
-            _note_commit(a.output, result, _bundled_weights() if METHODS[name].kind == "weights" else "")
+            _note_commit(a.output, result, _start(METHODS[name], a))
             _report(facts, a)
     report = (a.report or a.output) / "tables.md"
     said = f"Report: {report}" if report.exists() else "No report: no method has placed a landmark on any test subject."
@@ -169,9 +169,10 @@ def _prepare(
             weights = with_passes(weights, method.passes)
         predict = predictor_of_weights(weights, labels, a.device, a.surface)
         if method.afterwards == "mirror":
-            return mean_with_mirrored(predict, counterparts(mean_landmarks(scan.landmarks for scan in scans.values())))
+            means = mean_landmarks(scans[name].landmarks / scans[name].face_scale for name in fold.training)
+            return mean_with_mirrored(predict, counterparts(means), a.surface)
         if method.afterwards == "shape-prior":
-            return with_shape_prior(predict, [scans[name].landmarks for name in fold.training])
+            return with_shape_prior(predict, [scans[name].landmarks for name in fold.training], a.surface)
         return predict
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
@@ -184,9 +185,11 @@ def _prepare(
 
 
 def _start(method: Method, a: argparse.Namespace) -> Path | None:
-    """The weights that trainings of ``method`` begin with, if not random ones."""
+    """The weights that ``method`` uses or that its trainings begin with, if not random ones."""
+    if method.kind == "weights" or (method.name == FINE_TUNED and not a.finetune):
+        return resource_path("Weights.safetensors")
     start: Path | None = a.finetune
-    return start or resource_path("Weights.safetensors") if method.name == FINE_TUNED else start
+    return start
 
 
 def _alignments(a: argparse.Namespace) -> Path:
@@ -195,14 +198,13 @@ def _alignments(a: argparse.Namespace) -> Path:
     return folder
 
 
-def _bundled_weights() -> str:
-    file = load_weights(resource_path("Weights.safetensors"))
-    return f" with weights {file.metadata.get('version', 'unknown')} ({file.sha256[:12]})"
-
-
-def _note_commit(output: Path, result: Path, weights: str) -> None:
-    """Remember which commit, and which ``weights`` that no fold trains, made a result: a report may hold several's."""
-    made_by = {**_commits(output), result.relative_to(output).as_posix(): commit() + weights}
+def _note_commit(output: Path, result: Path, start: Path | None) -> None:
+    """Remember which commit made a result, and from which weights it did: a report may hold results of several."""
+    said = commit()
+    if start:
+        file = load_weights(start)
+        said += f" with weights {file.metadata.get('version', 'unknown')} ({file.sha256[:12]})"
+    made_by = {**_commits(output), result.relative_to(output).as_posix(): said}
     (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
 
 
@@ -241,7 +243,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ablations",
         action="store_true",
-        help="the variants of the paper's Table 6: with --methods besides, otherwise alone",
+        help="the template and the variants of the paper's Table 6: with --methods besides, otherwise alone",
     )
     parser.add_argument(
         "--parts",
@@ -253,7 +255,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds-run", type=int, nargs="+", metavar="N", help="these folds alone, from 0")
     parser.add_argument("--minutes", type=not_negative, default=0.0, help="of each training; 0: no limit")
     parser.add_argument("--epochs", type=int, help="of each training; by default as the recipe says")
-    parser.add_argument("--finetune", type=Path, metavar="WEIGHTS", help="start networks of that kind from these")
+    parser.add_argument(
+        "--finetune",
+        type=Path,
+        metavar="WEIGHTS",
+        help="start networks from these; 'fine-tuned' has the bundled ones otherwise",
+    )
     parser.add_argument("--surface", choices=SURFACES, default="triangle", help="how networks' points are put on scans")
     add_unit(parser)
     parser.add_argument("--limit", type=at_least_one, help="this many subjects at most")
@@ -264,6 +271,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     a = parser.parse_args(arguments)
     chosen = [*(a.methods or ()), *(("template", *ABLATIONS) if a.ablations else ()), *(PARTS if a.parts else ())]
     a.methods = list(dict.fromkeys(chosen or DEFAULT_METHODS))
+    if a.finetune and set(a.methods) & {name for name in PARTS if METHODS[name].changes}:
+        parser.error("--finetune: the height-map network without one of its parts learns from random weights")
     if a.epochs is not None and a.epochs < 1:
         learnt = all(METHODS[name].kind not in ("peer", "network") or _start(METHODS[name], a) for name in a.methods)
         if a.epochs < 0 or not learnt:

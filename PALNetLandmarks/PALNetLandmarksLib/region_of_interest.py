@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
-from .smooth_rough import EVEN, MOST_TRIANGLES, evenness, smoothed
+from .smooth_rough import EVEN, evenness, smoothed
 
 #: Distance between the lines that sample the region of interest, that between the pixels of the finest height maps.
 SAMPLE_PITCH_MM = 1.25
@@ -54,9 +54,7 @@ def sample_region_of_interest(
         return replace(samples, points=samples.points @ turn, normals=samples.normals @ turn)
 
     samples = sample(mesh)
-    if len(chosen) <= MOST_TRIANGLES and evenness(samples) < EVEN:
-        return sample(smoothed(mesh, chosen))
-    return samples
+    return samples if evenness(samples) >= EVEN else sample(smoothed(mesh, chosen))
 
 
 def inside_box(points: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -95,6 +95,8 @@ def _landmark_table(landmarks: dict[str, dict[str, float]]) -> list[str]:
 
 def _scan_table(scans: dict[str, dict[str, Any]]) -> list[str]:
     placed = {name: scan["errors_mm"] for name, scan in scans.items() if "errors_mm" in scan}
+    if not placed:
+        return ["All were refused."]
     labels = dict.fromkeys(label for errors in placed.values() for label in errors)
     lines = ["| landmark | " + " | ".join(placed) + " |", "|---" * (1 + len(placed)) + "|"]
     for label in labels:

@@ -125,7 +125,11 @@ _PARTS = (
         {"model": {"maps": {"pitch_mm": [1.25], "depth_mm": [14.0], "stride": [1]}}},
     ),
     ("no-attention-between", "without layers of attention between landmarks", {"model": {"layers": 0}}),
-    ("across", "with matrices across all landmarks", {"model": {"mixing": MIXING, "joint": JOINT}}),
+    (
+        "across",
+        "with matrices across all landmarks, as from 400 subjects on",
+        {"model": {"mixing": MIXING, "joint": JOINT}},
+    ),
 )
 _USES = (
     ("one-pass", "one pass", {"passes": 1}),

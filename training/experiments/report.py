@@ -105,11 +105,13 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     ):
         parts += [f"![Figure {number}: {what}](figure-{number}.png)", ""]
         parts += [f"*{figures.caption(number, shown, results)}*", ""]
-    if facts.get("scans") and Path(str(facts["scans"])).is_dir():
-        figures.figure_7(drawn, Path(str(facts["scans"])), facts.get("unit"), report / "figure-7.png")
+    scans = Path(str(facts.get("scans") or "nowhere"))
+    if scans.is_dir():
+        figures.figure_7(drawn, scans, facts.get("unit"), report / "figure-7.png")
     if (report / "figure-7.png").exists():
         parts += ["![Figure 7: prediction and truth](figure-7.png)", ""]
-        parts += [f"*{figures.caption(7, drawn, results)}*", ""]
+        # A picture from before may show another subject.
+        parts += [f"*{figures.caption(7, drawn, results)}*", ""] if scans.is_dir() else []
     (report / "tables.md").write_text("\n".join(parts), encoding="utf-8")
     document = {
         "facts": {key: value for key, value in facts.items() if key != "scans"},
@@ -178,7 +180,7 @@ def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
                 Predictions.load(file).save(copy)
-            history = runs / "runs" / f"{name}-{file.stem.split('-')[1]}" / "history.json"
+            history = runs / "runs" / f"{METHODS[name].run}-{file.stem.split('-')[1]}" / "history.json"
             if history.exists():
                 copy = kept / "runs" / history.parent.name / history.name
                 copy.parent.mkdir(parents=True, exist_ok=True)

@@ -196,8 +196,10 @@ def table_5(results: Mapping[str, Results]) -> pd.DataFrame | None:
 
 
 def table_6(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
-    """The variants of PAL-Net, on the folds that all of them have, and what they start from."""
-    return _variants(results, runs, ("template", *ABLATIONS), ABLATED)
+    """The variants of PAL-Net, on the folds that all of them have, and what they start from, if it has these, too."""
+    folds = {number for name in ABLATIONS if name in results for number in results[name].numbers}
+    start = ("template",) if "template" in results and folds <= {*results["template"].numbers} else ()
+    return _variants(results, runs, (*start, *ABLATIONS), ABLATED)
 
 
 def parts_table(results: Mapping[str, Results], runs: Path) -> pd.DataFrame | None:
@@ -345,7 +347,7 @@ def _training(runs: Path, result: Results) -> tuple[str, str]:
     """Epochs of each fold's run and the median seconds of an epoch; nothing where nothing was trained."""
     epochs, seconds = [], []
     for number in result.numbers:
-        note = runs / f"{result.method}-{number}" / "history.json"
+        note = runs / f"{METHODS[result.method].run}-{number}" / "history.json"
         if note.exists():
             history = json.loads(note.read_text(encoding="utf-8"))
             epochs.append(int(history[-1]["epoch"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,26 +17,33 @@ from .methods import Predict, Prediction
 
 Array = NDArray[np.float64]
 
+#: How the locator does what the detector calls so.
+_PUT: dict[str, Callable[[SurfaceLocator, Array], tuple[Array, Array]]] = {
+    "triangle": SurfaceLocator.nearest_on_surface,
+    "vertex": SurfaceLocator.nearest_vertex,
+    "centroid": SurfaceLocator.centroid_of_nearest_vertices,
+}
+
 _FLIP = np.array([-1.0, 1.0, 1.0])
 
-#: Variance (mm²) of each coordinate that the principal modes of the training subjects leave out.
+#: Added to the variance (mm²) of each coordinate: few subjects span few shapes.
 _LEFT_OUT_MM2 = 1.0
+#: Fewer training subjects with all landmarks tell nothing of how these vary.
+_LEAST_SUBJECTS = 3
 
 
 def with_passes(weights: Path, passes: int) -> Path:
     """A copy of a weights file, beside it, that asks for so many passes."""
-    copy = weights.with_name(f"{weights.stem}-{passes}-passes.safetensors")
-    if not copy.exists():
-        file = load_weights(weights)
-        save_weights(copy, file.arrays, {**file.metadata, "passes": passes}, "float16")
+    copy, file = weights.with_name(f"{weights.stem}-{passes}-passes.safetensors"), load_weights(weights)
+    save_weights(copy, file.arrays, {**file.metadata, "passes": passes}, "float16")
     return copy
 
 
-def mean_with_mirrored(predict: Predict, mirrored: Sequence[int]) -> Predict:
+def mean_with_mirrored(predict: Predict, mirrored: Sequence[int], surface: str) -> Predict:
     """Landmarks halfway between those of the scan and of its mirror image, on the surface.
 
     ``mirrored``: each landmark's counterpart, -1 where it has none: such a landmark stays as it is. What is missing
-    and how certain it is, the scan itself says.
+    and how certain it is, the scan itself says. ``surface`` as for the detector.
     """
     partner = np.array(mirrored)
 
@@ -44,18 +51,28 @@ def mean_with_mirrored(predict: Predict, mirrored: Sequence[int]) -> Predict:
         found = predict(mesh, unit)
         image = TriangleMesh(mesh.points * _FLIP, mesh.triangles[:, ::-1], mesh.name, mesh.coordinate_system)
         other = np.where(partner[:, None] < 0, found.points, (predict(image, unit).points * _FLIP)[partner])
-        return _on_surface(replace(found, points=(found.points + other) / 2), mesh)
+        return _on_surface(replace(found, points=(found.points + other) / 2), mesh, surface)
 
     return both
 
 
-def with_shape_prior(predict: Predict, landmarks: Sequence[Array]) -> Predict:
+def with_shape_prior(predict: Predict, landmarks: Sequence[Array], surface: str) -> Predict:
     """The most probable landmarks if shapes were normally distributed like those of the training subjects.
 
     ``landmarks``: theirs, (L, 3) mm each. The mean face is brought onto what was found; each landmark counts by its
-    standard deviation. A scan with unknown landmarks stays as it is.
+    standard deviation. A scan with unknown landmarks stays as it is. ``surface`` as for the detector.
+
+    Raises
+    ------
+    ValueError
+        If too few training subjects have all landmarks.
     """
     known = np.array([shape for shape in landmarks if np.isfinite(shape).all()])
+    if len(known) < _LEAST_SUBJECTS:
+        raise ValueError(
+            f"Only {len(known)} training subjects have every landmark; the shape prior needs {_LEAST_SUBJECTS}, so leave "
+            "it out."
+        )
     mean = known[0]
     for _ in range(3):
         aligned = np.array([fit_similarity(shape, mean).apply(shape) for shape in known])
@@ -71,15 +88,15 @@ def with_shape_prior(predict: Predict, landmarks: Sequence[Array]) -> Predict:
         seen = pose.apply(found.points)
         noise = np.diag(np.repeat((pose.scale * found.deviations) ** 2, 3))
         drawn = mean + (covariance @ np.linalg.solve(covariance + noise, (seen - mean).ravel())).reshape(mean.shape)
-        return _on_surface(replace(found, points=pose.inverse().apply(drawn)), mesh)
+        return _on_surface(replace(found, points=pose.inverse().apply(drawn)), mesh, surface)
 
     return plausible
 
 
-def _on_surface(found: Prediction, mesh: TriangleMesh) -> Prediction:
-    """With what is not missing at the nearest place of the scan."""
+def _on_surface(found: Prediction, mesh: TriangleMesh, surface: str) -> Prediction:
+    """With what is not missing at the nearest place of the scan, whichever way the skin faces there."""
     shown = ~found.missing & np.isfinite(found.points).all(axis=1)
     points = found.points.copy()
-    near, _ = SurfaceLocator(mesh).nearest_on_surface(points[shown] / found.mm_per_unit)
+    near, _ = _PUT[surface](SurfaceLocator(mesh), points[shown] / found.mm_per_unit)
     points[shown] = near * found.mm_per_unit
     return replace(found, points=points)
