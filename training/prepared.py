@@ -26,7 +26,8 @@ from .aligned_scans import AlignedScan
 STEP_MM = 0.006
 
 #: Of preparation as a whole: raise it when samples, patches or files come out otherwise. It is in each file, which is
-#: refused if it has another one, and in the names of what a training keeps, which is then made anew.
+#: refused if it has another one, and in the names of what a training keeps, which is then made anew. That rough scans
+#: are smoothed did not raise it: no simulated scan is rough, so pools are what they were.
 PREPARATION = 3
 
 

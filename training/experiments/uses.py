@@ -70,8 +70,8 @@ def with_shape_prior(predict: Predict, landmarks: Sequence[Array], surface: str)
     known = np.array([shape for shape in landmarks if np.isfinite(shape).all()])
     if len(known) < _LEAST_SUBJECTS:
         raise ValueError(
-            f"Only {len(known)} training subjects have every landmark; the shape prior needs {_LEAST_SUBJECTS}, so leave "
-            "it out."
+            f"Only {len(known)} training subjects have every landmark; the shape prior needs {_LEAST_SUBJECTS}; "
+            "leave it out."
         )
     mean = known[0]
     for _ in range(3):
