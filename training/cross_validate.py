@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PALNetLandmarksLib.detector import SURFACES
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.resources import resource_path
+from PALNetLandmarksLib.surface import SURFACES
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
@@ -32,7 +32,6 @@ from .arguments import add_unit, at_least_one, not_negative
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
-    CONFIGS,
     FINE_TUNED,
     METHODS,
     PARTS,
@@ -46,7 +45,7 @@ from .experiments.methods import (
 )
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
-from .experiments.report import COMMITS, keep_predictions, write_report
+from .experiments.report import COMMITS, keep_predictions, read_commits, write_report
 from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
 from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
@@ -77,7 +76,7 @@ def run(a: argparse.Namespace) -> None:
     check_apart(a.output, a.data)
     if a.finetune:
         for method in (METHODS[name] for name in a.methods if METHODS[name].kind == "network"):
-            check_network(a.finetune, json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))["network"])
+            check_network(a.finetune, method.read_config()["network"])
     found, left_out = find_subjects(a.data)
     sets, unreadable = read_landmark_files(found)
     left_out |= unreadable
@@ -204,17 +203,12 @@ def _note_commit(output: Path, result: Path, start: Path | None) -> None:
     if start:
         file = load_weights(start)
         said += f" with weights {file.metadata.get('version', 'unknown')} ({file.sha256[:12]})"
-    made_by = {**_commits(output), result.relative_to(output).as_posix(): said}
+    made_by = {**read_commits(output), result.relative_to(output).as_posix(): said}
     (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
 
 
-def _commits(output: Path) -> dict[str, str]:
-    note = output / COMMITS
-    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}  # type: ignore[no-any-return]
-
-
 def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
-    facts = {**facts, "commit": ", ".join(dict.fromkeys(_commits(a.output).values())) or commit()}
+    facts = {**facts, "commit": ", ".join(dict.fromkeys(read_commits(a.output).values())) or commit()}
     write_report(a.output, a.report or a.output, facts, a.published)
     if a.report:
         keep_predictions(a.output, {**facts, "scans": ""}, a.report / "predictions")

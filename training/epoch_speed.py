@@ -30,7 +30,7 @@ from PALNetLandmarksLib.scheme import load_scheme
 from torch.utils.data import DataLoader, TensorDataset
 
 from .benchmarks.environment import describe_environment
-from .experiments.methods import CONFIGS, METHODS
+from .experiments.methods import METHODS
 from .experiments.plain_palnet import PlainPALNet
 from .height_map_task import HeightMapTask
 from .loop import Recipe, _optimizer
@@ -66,9 +66,8 @@ def epochs(step_seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
     first = next(iter(step_seconds.values()))
     rows = {}
     for name, seconds in step_seconds.items():
-        config = METHODS["height-map-net" if name == HEIGHT_MAPS else "pal-net"].config
-        recipe = Recipe(**json.loads((CONFIGS / config).read_text(encoding="utf-8"))["recipe"])
-        views = recipe.samples_per_epoch or SUBJECTS
+        method = METHODS["height-map-net" if name == HEIGHT_MAPS else "pal-net"]
+        views = method.read_config()["recipe"]["samples_per_epoch"] or SUBJECTS
         rows[name] = {
             "cpu_seconds_per_step": seconds,
             "of_the_plain_loop": seconds / first,
@@ -143,8 +142,7 @@ def palnet_step(_folder: Path) -> Callable[[], None]:
 
 def height_map_step(folder: Path) -> Callable[[], None]:
     """The shipped network's steps through ``BATCH`` views as ``training.loop`` takes them, drawing of maps included."""
-    config = json.loads((CONFIGS / METHODS["height-map-net"].config).read_text(encoding="utf-8"))
-    recipe = Recipe(**config["recipe"])
+    recipe = Recipe(**METHODS["height-map-net"].read_config()["recipe"])
     reference = load_reference()
     mesh = TriangleMesh(reference.points, reference.triangles)
     visible = np.ones(len(reference.labels), dtype=bool)

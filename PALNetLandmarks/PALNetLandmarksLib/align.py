@@ -23,11 +23,11 @@ from .coarse_alignment import (
 from .errors import NotAFaceError, UnknownUnitError
 from .face_evidence import FaceEvidence, face_evidence
 from .icp import icp
+from .inside_box import inside_box
 from .mesh import TriangleMesh
 from .outer_surface import outer_samples
 from .principal_frame import PrincipalFrame
 from .reference import ReferenceFace
-from .region_of_interest import inside_box
 from .sample_surface import SurfaceSamples, sample_surface
 from .shape_icp import shape_icp
 from .stepwise import finish

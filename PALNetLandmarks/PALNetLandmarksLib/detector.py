@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .align import DOUBTFUL_FITNESS, LEAST_FITNESS, Alignment, align_stepwise, canonical_mesh, no_face_found
 from .alignment_target import AlignmentTarget
@@ -22,15 +21,11 @@ from .reference import ReferenceFace, load_reference
 from .resources import resource_path
 from .stepwise import Result, finish
 from .stopwatch import Stopwatch
-from .surface import SurfaceLocator
+from .surface import SURFACES, SurfaceLocator
 from .weights import load_weights
 
 #: What ``detect_stepwise`` says, in order.
 STEPS = ("read", "align", "landmarks", "surface")
-
-#: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of
-#: the ten nearest vertices (the paper's).
-SURFACES = ("triangle", "vertex", "centroid")
 
 #: A landmark this far (mm) from any surface lies where the scan has none.
 MISSING_BEYOND_MM = 4.0
@@ -130,7 +125,7 @@ class LandmarkDetector:
         doubts = _doubts(alignment, placed, mesh.name, unit)
         self._check_shape(placed, mesh.name)
         yield "surface"
-        points, distance = self._to_surface(aligned, placed)
+        points, distance = SurfaceLocator(aligned).put(placed.points, self._surface, placed.outward)
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
         # A landmark that had to be moved to reach the surface may be off by as much along each axis: the skin that the
@@ -172,16 +167,6 @@ class LandmarkDetector:
 
         with ThreadPoolExecutor(workers) as executor:
             yield from executor.map(attempt, scans)
-
-    def _to_surface(self, mesh: TriangleMesh, placed: Placed) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Points (L, 3) on the mesh, and how far (L,) they were from it."""
-        locator = SurfaceLocator(mesh)
-        on_surface, distance = locator.nearest_on_surface(placed.points, placed.outward)
-        if self._surface == "vertex":
-            on_surface = locator.nearest_vertex(placed.points)[0]
-        elif self._surface == "centroid":
-            on_surface = locator.centroid_of_nearest_vertices(placed.points)[0]
-        return on_surface, distance
 
     def _check_shape(self, placed: Placed, name: str) -> None:
         """Refuse landmarks that do not lie like a face's: registration or network was misled."""

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .align import to_canonical
+from .inside_box import inside_box
 from .mesh import TriangleMesh
 from .rasterise import pieces
-from .region_of_interest import inside_box
 
 #: Above this many triangles the drawn surface is thinned to cells of THINNING_CELL_MM.
 MOST_TRIANGLES = 400_000

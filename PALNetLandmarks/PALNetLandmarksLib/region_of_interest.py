@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .inside_box import inside_box
 from .mesh import TriangleMesh
 from .reference import ReferenceFace
 from .sample_surface import SurfaceSamples, sample_surface
@@ -55,14 +56,6 @@ def sample_region_of_interest(
 
     samples = sample(mesh)
     return samples if evenness(samples) >= EVEN else sample(smoothed(mesh, chosen))
-
-
-def inside_box(points: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of points (n, 3) lie between two corners (3,) of a box."""
-    inside = np.ones(len(points), dtype=bool)
-    for axis in range(3):
-        inside &= (points[:, axis] > low[axis]) & (points[:, axis] < high[axis])
-    return inside
 
 
 def _triangles_inside(mesh: TriangleMesh, reference: ReferenceFace, margin_mm: float) -> NDArray[np.int64]:

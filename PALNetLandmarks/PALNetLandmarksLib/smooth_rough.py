@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 
+from .inside_box import inside_box
 from .mesh import TriangleMesh
 from .sample_surface import SurfaceSamples
 
@@ -28,7 +29,7 @@ def evenness(samples: SurfaceSamples) -> float:
     there is nothing to compare.
     """
     points, normals = samples.points, samples.normals
-    inside = np.all((points > _MIDDLE_MM[0]) & (points < _MIDDLE_MM[1]), axis=1) & (normals[:, 1] < -0.3)
+    inside = inside_box(points, *_MIDDLE_MM) & (normals[:, 1] < -0.3)
     cells = np.floor(points[inside] / _CELL_MM).astype(np.int64)
     _, member, counts = np.unique(cells @ (1, 4096, 4096**2), return_inverse=True, return_counts=True)
     total = np.stack([np.bincount(member, normals[inside, axis], len(counts)) for axis in range(3)], axis=1)

@@ -10,6 +10,10 @@ from scipy.spatial import cKDTree
 
 from .mesh import TriangleMesh
 
+#: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of
+#: the ten nearest vertices (the paper's).
+SURFACES = ("triangle", "vertex", "centroid")
+
 # A cloud up to this size is searched with a tree over all of it; of a larger one only the neighbourhood is indexed.
 _CROP_ABOVE = 20_000
 # Elements handled at once where a temporary array grows with the mesh: stays in cache and bounds memory.
@@ -123,6 +127,20 @@ class SurfaceLocator:
             if not used.all():
                 self._surface_vertices = np.flatnonzero(used)
         self._extents: NDArray[np.float32] | None = None
+
+    def put(
+        self, queries: ArrayLike, surface: str, outward: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points (q, 3) on the scan for the (q, 3) ``queries``, and how far (q,) these are from its triangles.
+
+        ``surface``: one of ``SURFACES``. ``outward`` as for ``nearest_on_surface``.
+        """
+        on_surface, distances = self.nearest_on_surface(queries, outward)
+        if surface == "vertex":
+            on_surface = self.nearest_vertex(queries)[0]
+        elif surface == "centroid":
+            on_surface = self.centroid_of_nearest_vertices(queries)[0]
+        return on_surface, distances
 
     def nearest_vertex(self, queries: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Nearest vertex of each of the (q, 3) ``queries``: points (q, 3) and distances (q,), in the mesh's unit."""

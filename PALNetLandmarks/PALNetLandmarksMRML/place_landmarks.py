@@ -28,7 +28,7 @@ class Settings:
     """How to detect.
 
     ``weights`` None takes the bundled ones; ``device`` one of ``PALNetLandmarksLib.device.DEVICES``; ``surface`` one of
-    ``PALNetLandmarksLib.detector.SURFACES``; ``replace_corrected`` overwrites what the user corrected, too.
+    ``PALNetLandmarksLib.surface.SURFACES``; ``replace_corrected`` overwrites what the user corrected, too.
     """
 
     weights: Path | None = None

@@ -79,6 +79,11 @@ class Method:
         """The name of its trainings."""
         return self.trained_as or self.name
 
+    def read_config(self) -> dict[str, Any]:
+        """Its file of ``training/configs``, without the changes."""
+        config: dict[str, Any] = json.loads((CONFIGS / self.config).read_text(encoding="utf-8"))
+        return config
+
 
 #: The method that starts from the bundled weights, unless it is told others.
 FINE_TUNED = "fine-tuned"
@@ -194,7 +199,7 @@ def train_network(
     if weights.exists():
         return weights
     run.mkdir(parents=True, exist_ok=True)
-    config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
+    config = method.read_config()
     for key, change in method.changes.items():
         config[key] = {**config.get(key, {}), **change} if isinstance(change, dict) else change
     if budget.epochs is not None:

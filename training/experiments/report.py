@@ -80,10 +80,11 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     }
     scattered = any(result.scattered for result in main.values())
     against = "the truth without annotator's scatter" if scattered else "the landmark files"
+    paper = None if published is None else json.loads(published.read_text(encoding="utf-8"))
     titles = {**TITLES, "table_1": TITLES["table_1"].format(against)}
     folds = next(iter(main.values())).numbers
     titles["table_3"] = TITLES["table_3"].format(" (± SD of the folds' means)" if len(folds) > 1 else "")
-    parts = ["# Cross-validation", "", *_facts(facts, main, _commits(runs)), ""]
+    parts = ["# Cross-validation", "", *_facts(facts, main, _by_method(read_commits(runs))), ""]
     for title in [result.title for name, result in found.items() if name not in results]:
         parts += [f"{title} placed none of these landmarks: it knows none of them, or all faces were refused.", ""]
     for name, table in made.items():
@@ -91,8 +92,8 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
             continue
         parts += [f"## {titles[name]}", "", _markdown(table), ""]
         parts += [NOTES[name], ""] if name in NOTES else []
-        if published is not None:
-            parts += _published(name, json.loads(published.read_text(encoding="utf-8")))
+        if paper is not None:
+            parts += _published(name, paper)
     drawn = {name: result for name, result in main.items() if name != "template"} or main
     figures.figure_4(drawn, report / "figure-4.png")
     bundled = {landmark.label: landmark.side for landmark in load_scheme().landmarks}
@@ -121,14 +122,18 @@ def write_report(runs: Path, report: Path, facts: Mapping[str, Any], published: 
     (report / "tables.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _commits(runs: Path) -> dict[str, str]:
-    """By method, which commits made its results (and with which weights, where no fold trains them)."""
+def read_commits(runs: Path) -> dict[str, str]:
+    """By result, which commit made it (and with which weights, where it began with some)."""
     note = runs / COMMITS
-    made_by = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}  # type: ignore[no-any-return]
+
+
+def _by_method(commits: Mapping[str, str]) -> dict[str, str]:
+    """The different commits of each method's results."""
     grouped: dict[str, list[str]] = {}
-    for result, commit in made_by.items():
+    for result, commit in commits.items():
         grouped.setdefault(result.split("/")[0], []).append(commit)
-    return {method: ", ".join(dict.fromkeys(commits)) for method, commits in grouped.items()}
+    return {method: ", ".join(dict.fromkeys(own)) for method, own in grouped.items()}
 
 
 def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results], commits: Mapping[str, str]) -> list[str]:

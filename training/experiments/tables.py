@@ -17,7 +17,7 @@ from PALNetLandmarksLib.resources import resource_path
 
 from ..benchmarks.metrics import GROSS_MM, calibration, failures
 from ..landmark_groups import ear_landmarks
-from .methods import ABLATIONS, CONFIGS, METHODS, PARTS
+from .methods import ABLATIONS, METHODS, PARTS
 from .predictions import Predictions
 
 Array = NDArray[np.float64]
@@ -358,8 +358,7 @@ def _training(runs: Path, result: Results) -> tuple[str, str]:
 @cache
 def _views_per_epoch(method: str) -> str:
     """How many views of scans the method's recipe takes an epoch to be."""
-    recipe = json.loads((CONFIGS / METHODS[method].config).read_text(encoding="utf-8"))["recipe"]
-    return str(recipe["samples_per_epoch"] or "each subject once")
+    return str(METHODS[method].read_config()["recipe"]["samples_per_epoch"] or "each subject once")
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +16,6 @@ from PALNetLandmarksLib.weights import load_weights, save_weights
 from .methods import Predict, Prediction
 
 Array = NDArray[np.float64]
-
-#: How the locator does what the detector calls so.
-_PUT: dict[str, Callable[[SurfaceLocator, Array], tuple[Array, Array]]] = {
-    "triangle": SurfaceLocator.nearest_on_surface,
-    "vertex": SurfaceLocator.nearest_vertex,
-    "centroid": SurfaceLocator.centroid_of_nearest_vertices,
-}
 
 _FLIP = np.array([-1.0, 1.0, 1.0])
 
@@ -97,6 +90,6 @@ def _on_surface(found: Prediction, mesh: TriangleMesh, surface: str) -> Predicti
     """With what is not missing at the nearest place of the scan, whichever way the skin faces there."""
     shown = ~found.missing & np.isfinite(found.points).all(axis=1)
     points = found.points.copy()
-    near, _ = _PUT[surface](SurfaceLocator(mesh), points[shown] / found.mm_per_unit)
+    near, _ = SurfaceLocator(mesh).put(points[shown] / found.mm_per_unit, surface)
     points[shown] = near * found.mm_per_unit
     return replace(found, points=points)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from ...aligned_scans import AlignedScan
 from ...loop import Recipe, choose_device, train
 from ...memory import keep_freed_memory
-from ..methods import CONFIGS, Budget, Method, Predict
+from ..methods import Budget, Method, Predict
 from .graph_heat_maps import GraphTask
 from .multi_view import MultiViewTask
 from .placed_scans import predictor_of, prepare_placed_scans
@@ -38,7 +37,7 @@ def train_peer(
     if not training or not validation:
         raise LandmarkingError(f"{method.title} needs scans to train on and scans to stop by; check the folder.")
     keep_freed_memory()
-    config = json.loads((CONFIGS / method.config).read_text(encoding="utf-8"))
+    config = method.read_config()
     recipe = Recipe(**config["recipe"])
     if budget.epochs is not None:
         recipe = replace(recipe, epochs=budget.epochs)
