@@ -3,7 +3,7 @@
 #                         OPTIONS=--overwrite replaces landmarks that are there)
 # make test               ruff, mypy and all tests
 #
-# Both set up .venv first, and again only when pyproject.toml has changed.
+# Both set up .venv first, and again only when pyproject.toml has changed; what else is installed there stays.
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,7 +49,7 @@ $(VENV)/.detect-ready: pyproject.toml
 			echo "Python's venv module is missing; install it by: sudo apt-get install python3-venv" >&2; exit 1; \
 		fi
 	@echo "Setting up $(VENV), once; this takes a minute or two ..."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cli]'
 	@touch $@

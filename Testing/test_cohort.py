@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,14 @@ def test_a_folder_without_the_head_model_is_wrong_usage(tmp_path: Path, capsys: 
     assert ended.value.code == 2
     assert "lacks ict_head.npz and landmarks50.json" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cohort_that_cannot_be_written_is_said(model_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = ["cohort", "clinic", "--model", str(model_folder), "--output", str(tmp_path / "file")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"file' cannot hold results .*; choose another --output"):
+        main()
 
 
 def test_existing_subjects_are_left_alone(cohort: Path, model_folder: Path) -> None:

@@ -376,7 +376,7 @@ def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
 def test_measurements_are_printed_though_their_table_cannot_be_written(tmp_path):
     reference = load_reference()
     write_landmarks(tmp_path / "anna.csv", LandmarkSet(reference.labels, reference.landmarks))
-    table = tmp_path / "nowhere" / "all.csv"
+    table = tmp_path / "anna.csv" / "all.csv"
     result = invoke("measure", tmp_path / "anna.csv", "-o", table, "--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -385,6 +385,9 @@ def test_measurements_are_printed_though_their_table_cannot_be_written(tmp_path)
     result = invoke("measure", tmp_path / "anna.csv", "-o", table)
     assert result.exit_code == 1
     assert result.stdout.count("\n    ") == 29 and "cannot be written" in result.stderr and "table" not in result.stdout
+    table = tmp_path / "new" / "folder" / "all.csv"
+    assert invoke("measure", tmp_path / "anna.csv", "-o", table).exit_code == 0
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 30
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another thing on Windows")

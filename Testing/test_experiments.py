@@ -425,7 +425,7 @@ def test_what_is_kept_has_its_facts_before_the_first_result(tmp_path: Path) -> N
 
 
 def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
-    laboratory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    laboratory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--data", str(laboratory), "--output", str(tmp_path), "--folds", "2", "--device", "cpu"]
     methods = ["--methods", "template", "shape-model", "coarse"]
@@ -456,12 +456,17 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     before = json.loads((kept / "tables.json").read_text(encoding="utf-8"))
     monkeypatch.setattr("sys.argv", ["report", str(kept / "predictions"), "--output", str(tmp_path / "again")])
     report.main()
+    said = "tables.md: without figure 7 (--scans) and the paper's own figures (--published)"
+    assert said in capsys.readouterr().out
     after = json.loads((tmp_path / "again" / "tables.json").read_text(encoding="utf-8"))
     assert after["table_1"] == before["table_1"] and after["table_4"] == before["table_4"]
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "again"), "--output", str(tmp_path / "third")])
     with pytest.raises(SystemExit, match="holds no predictions to report on; give the folder 'predictions'"):
         report.main()
 
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(SystemExit, match=r"Error: '.*file' cannot hold results"):
+        cross_validate.main(["--data", str(laboratory), "--output", str(tmp_path / "file"), "--methods", "template"])
     with pytest.raises(SystemExit, match=r"other settings \(seed\)"):
         cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])
 

@@ -33,7 +33,8 @@ from training.aligned_scans import align_scans  # noqa: E402
 from training.blend import MIXED, RegisteredScans  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
-from training.finetuning import habits  # noqa: E402
+from training.export import main as export  # noqa: E402
+from training.finetuning import habits, scheme_to_finetune  # noqa: E402
 from training.folder import Subject, TrainingDataError, find_subjects, read_landmark_files, split_names  # noqa: E402
 from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
@@ -600,6 +601,79 @@ def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path, capsys
     assert [entry["epoch"] for entry in history] == [0, 1]
 
 
+def test_an_export_says_of_the_training_what_the_run_noted(pool, tmp_path, capsys):
+    bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
+    run, out = tmp_path / "run", tmp_path / "out" / "Mine.safetensors"
+    noted = run_trainer(pool, run, "--finetune", str(bundled), config=HEIGHT_MAPS, epochs=0)
+    asked = ["--run", str(run), "--output", str(out), "--version", "mine"]
+    export([*asked, "--passes", "2", "--subjects", "5000"])
+    card = json.loads((out.parent / "model-card.json").read_text(encoding="utf-8"))
+    assert card["started_from"] == noted["started_from"] == load_weights(bundled).sha256
+    assert (card["seed"], card["device"], card["data"]["left_out"]) == (noted["seed"], "cpu", {})
+    assert card["data"]["splits"]["training"] == {"folder": str(pool), "subjects": 5000}
+    assert card["data"]["splits"]["validation"] == noted["data"]["splits"]["validation"]
+    assert card["test"] is None and load_weights(out).fact("passes") == 2
+    assert "Tested on no split" in (out.parent / "model-card.md").read_text(encoding="utf-8")
+    # Of a run that is still going on, how many there are is not known yet.
+    (run / "model-card.json").unlink()
+    export(asked)
+    card = json.loads((out.parent / "model-card.json").read_text(encoding="utf-8"))
+    assert card["data"]["splits"]["validation"] == {"folder": str(pool), "subjects": "?"}
+    assert card["started_from"] == noted["started_from"] and card["seed"] == noted["seed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--passes", "0"], "not a whole number of one or more"),
+        (["--run", "{tmp}/absent"], "holds no run with a network"),
+        (["--output", "{tmp}"], "is a folder; give the name of a file"),
+        (["--output", "{tmp}/file/W.safetensors"], "cannot hold results"),
+        (["--about", "{tmp}/file"], "cannot be read as JSON"),
+        (["--average-with", "{bundled}"], "are of different networks"),
+        (["--average-with", "{other}", "--share", "8"], "between 0 and 1"),
+    ],
+)
+def test_an_export_that_cannot_be_leaves_no_weights(options, said, tmp_path, capsys):
+    bundled, run, other = ROOT / "PALNetLandmarks/Resources/Weights.safetensors", tmp_path / "run", tmp_path / "other"
+    task = HeightMapTask(load_scheme(), load_reference(), [], [], 0)
+    network = task.build()
+    run.mkdir()
+    torch.save(network.state_dict(), run / "best.pt")
+    (run / "history.json").write_text(json.dumps([{"epoch": 1, "error_mm": 1.0}]))
+    write_weights(other, network.to_arrays(), task.metadata(), "other", {})
+    (tmp_path / "file").write_text("no folder, no JSON")
+    filled = [option.format(tmp=tmp_path, bundled=bundled, other=other) for option in options]
+    out = tmp_path / "out" / "W.safetensors"
+    with pytest.raises(SystemExit) as ended:
+        export(["--run", str(run), "--output", str(out), "--version", "mine", *filled])
+    assert said in f"{ended.value} {capsys.readouterr().err}"
+    assert not out.exists()
+
+
+def test_labels_that_the_weights_do_not_know_are_named_with_what_may_be_meant():
+    said: list[str] = []
+    bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
+    named = [label for label in load_scheme().labels if label != "Ex_R"]
+    assert scheme_to_finetune(bundled, [*named, "exR", "our point"], said.append) == load_scheme()
+    assert said == [
+        "Left out, as 'Weights.safetensors' does not know them: exR ('Ex_R' may be meant), our point.",
+        "No landmark file has Ex_R; they stay as 'Weights.safetensors' has them.",
+    ]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_interrupts_is_told_whether_anything_is_kept(kept, tmp_path, monkeypatch):
+    def interrupted(options):
+        if kept:
+            (options.output / "checkpoint.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_run", interrupted)
+    with pytest.raises(SystemExit, match="goes on from the last checkpoint" if kept else "begins anew"):
+        trainer.main(["--data", str(tmp_path), "--output", str(tmp_path)])
+
+
 def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, capsys):
     """Eight faces, nine of the landmarks and one of the laboratory's own; its Pg lies 4 mm higher."""
     labels, own = ("N", "Prn", "Sn", "Pg", "Ex_R", "Ex_L", "Ch_R", "Ch_L", "Al_R"), "our point"
@@ -616,7 +690,7 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     card = run_trainer(data, run, "--finetune", str(bundled), config=config, epochs=0)
     said = " ".join(capsys.readouterr().err.split())
     assert f"does not know them: {own}." in said and "No landmark file has Tr, G, C, Ls" in said
-    assert "Not trained: what it began with (see below) has" in (run / "model-card.md").read_text(encoding="utf-8")
+    assert "Not trained: what it began with has" in (run / "model-card.md").read_text(encoding="utf-8")
     assert card["labels"] == list(load_scheme().labels)
     assert 2 < card["start"]["moved_mm"]["Pg"] < 5
     assert "nothing was taken over" not in said

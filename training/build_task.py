@@ -23,7 +23,7 @@ from .aligned_scans import reference_digest
 from .blend import RegisteredScans
 from .folder import TrainingDataError
 from .height_map_task import ACROSS_FROM, HeightMapTask, has_across
-from .loop import Recipe
+from .loop import CHECKPOINT, Recipe
 from .messages import progress
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
 from .prepared import PREPARATION, prepare_aligned_scan, prepare_placed_scan, save_prepared
@@ -177,7 +177,7 @@ class _Builder:
 
     def _across(self) -> bool | None:
         """What a run begins with or goes on with says whether its network has the parts that many subjects teach."""
-        checkpoint, weights = self.options.output / "checkpoint.pt", self.options.finetune
+        checkpoint, weights = self.options.output / CHECKPOINT, self.options.finetune
         if checkpoint.exists():
             return has_across(torch.load(checkpoint, map_location="cpu", weights_only=True)["network"])
         return has_across(load_weights(weights).arrays) if weights else None

@@ -26,7 +26,6 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
-from PALNetLandmarksLib.scheme import load_scheme
 from rich.console import Console
 from rich.progress import track
 
@@ -35,7 +34,7 @@ from .arguments import add_unit, at_least_one
 from .finetuning import habits
 from .folder import Subject, find_subjects, read_landmark_files, twins
 from .messages import say_note, say_reasons
-from .training_scheme import scheme_of
+from .training_scheme import meant_by, scheme_of
 
 #: A point is odd this far (mm) from where its landmark is expected, as many times as far as on the median scan, and as
 #: many standard deviations that the weights state for it.
@@ -75,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         odd = check(a.data, a.weights, a.unit, a.workers, Console(), Console(stderr=True))
     except LandmarkingError as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; nothing is kept.")
     sys.exit(1 if odd else 0)
 
 
@@ -215,15 +216,10 @@ def _median(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _unknown(label: str, sets: Mapping[str, LandmarkSet], known: Sequence[str]) -> str:
     """Whose files name a landmark that the weights do not know, and what may be meant by it."""
     files = [name for name, landmarks in sets.items() if label in landmarks.labels]
-    names = {landmark.label: (landmark.label, landmark.name) for landmark in load_scheme().landmarks}
-    alike = [other for other in known if _plain(label) in map(_plain, names.get(other, (other,)))]
     where = files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} the first"
-    meant = f"; '{alike[0]}' may be meant" if alike else ""
+    alike = meant_by(label, known)
+    meant = f"; '{alike}' may be meant" if alike else ""
     return f"'{label}' ({where}) is not known to the weights, so it is not checked{meant}."
-
-
-def _plain(label: str) -> str:
-    return "".join(character for character in label.casefold() if character.isalnum())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -30,6 +32,7 @@ from scipy.spatial.transform import Rotation
 
 from .annotator import add_annotator_noise, put_higher
 from .arguments import at_least_one
+from .folder import TrainingDataError, make_folder
 from .prepared import prepare_scan, save_prepared
 from .simulation.capture import REGISTERED, Capture, CaptureSimulator
 from .simulation.head import HeadModel, head_model_folder
@@ -146,13 +149,25 @@ def make_cohort(
     suffix: str = ".mrk.json",
     first: int = 0,
 ) -> None:
-    """Make ``subjects`` subjects of ``split``, from number ``first`` on, in ``output`` with ``workers`` processes."""
-    output.mkdir(parents=True, exist_ok=True)
+    """Make ``subjects`` subjects of ``split``, from number ``first`` on, in ``output`` with ``workers`` processes.
+
+    Raises
+    ------
+    TrainingDataError
+        If nothing can be written there.
+    """
+    make_folder(output)
     description = {"cohort": plan.name, **vars(plan), "split": split, "first": first, "subjects": subjects}
-    (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    try:
+        (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise TrainingDataError(
+            f"'{output}' cannot be written to ({error.strerror}); choose another --output."
+        ) from error
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool:
+    # Who interrupts wants to hear it from this process alone.
+    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         for _ in track(
             pool.imap_unordered(work, range(first, first + subjects)), total=subjects, description=plan.name
         ):
@@ -189,7 +204,12 @@ def main() -> None:
         parser.error("--first counts from 0")
     if unknown or (plan.higher and not plan.meshes):
         parser.error(f"--higher: {unknown[0]} is no landmark" if unknown else "--higher is for cohorts of scans")
-    make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, a.first)
+    try:
+        make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, a.first)
+    except TrainingDataError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command goes on from here.")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, read_commits, write_report
 from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
-from .folder import Subject, TrainingDataError, check_apart, find_subjects, read_landmark_files
+from .folder import Subject, TrainingDataError, check_apart, find_subjects, make_folder, read_landmark_files
 from .messages import say_note, say_reasons
 from .model_card import commit
 from .training_scheme import counterparts, mean_landmarks, scheme_of, sides_of, without_rare
@@ -87,6 +87,7 @@ def run(a: argparse.Namespace) -> None:
     names = sorted(subjects)[: a.limit]
     chosen = [sets[name] for name in names]
     labels = without_rare(scheme_of(chosen, a.data.name), chosen, partial(say_note, _console)).labels
+    make_folder(a.output)
     aligned, refused = align_scans(
         [subjects[name] for name in names], sets, labels, load_reference(), _alignments(a), a.unit, workers=2
     )
@@ -115,7 +116,6 @@ def run(a: argparse.Namespace) -> None:
         "surface": a.surface,
         "unit": a.unit,
     }
-    a.output.mkdir(parents=True, exist_ok=True)
     _check_same(a.output / "settings.json", settings)
     facts = {
         **settings,

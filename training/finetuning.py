@@ -27,6 +27,7 @@ from .folder import TrainingDataError
 from .height_map_task import HeightMapTask
 from .palnet_task import PALNetTask
 from .prepared import STEP_MM, load_prepared, save_prepared
+from .training_scheme import meant_by
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -40,9 +41,10 @@ LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
 @dataclass(frozen=True)
 class Start:
     """What a training began with. ``moved_mm`` (mm of the reference face) by label: how far a landmark was moved to
-    where the training scans have it; ``untaught``: landmarks that no training scan has."""
+    where the training scans have it, ``None`` where that was not looked at; ``untaught``: landmarks that no training
+    scan has."""
 
-    moved_mm: dict[str, float]
+    moved_mm: dict[str, float] | None
     untaught: tuple[str, ...]
 
     def save(self, path: Path) -> None:
@@ -117,7 +119,9 @@ def scheme_to_finetune(path: Path, named: Collection[str], warn: Callable[[str],
             "out --finetune."
         )
     if others:
-        warn(f"Left out, as '{path.name}' does not know them: {', '.join(others)}.")
+        meant = ((label, meant_by(label, scheme.labels)) for label in others)
+        said = [f"{label} ('{alike}' may be meant)" if alike else label for label, alike in meant]
+        warn(f"Left out, as '{path.name}' does not know them: {', '.join(said)}.")
     if lacking:
         warn(f"No landmark file has {', '.join(lacking)}; they stay as '{path.name}' has them.")
     return scheme

@@ -132,6 +132,21 @@ def check_apart(output: Path, *folders: Path | None) -> None:
         raise TrainingDataError(f"'{output}' is the folder of the scans; choose another --output.")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those that it lies in.
+
+    Raises
+    ------
+    TrainingDataError
+        If that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TrainingDataError(f"'{folder}' cannot hold results ({reason}); choose another --output.") from error
+
+
 def twins(sets: Mapping[str, LandmarkSet]) -> list[tuple[str, str]]:
     """Pairs of names whose landmarks are, number by number, the same: somebody is there twice, or has another's file.
 

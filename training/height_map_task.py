@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .augmentation import FIRST_PASS, draw_view, unpack
 from .fast_height_maps import cut_height_maps_fast
+from .folder import TrainingDataError
 from .landmark_groups import inner_landmarks
 from .loop import split_batches
 from .prepared import PreparedScan, load_prepared
@@ -266,11 +267,27 @@ class HeightMapTask:
 def open_trained(
     run: Path, validation: Path | Sequence[Path] = (), seed: int = 0
 ) -> tuple[HeightMapTask, HeightMapNetTorch]:
-    """The best network of a run on a pool, and its task with all of ``validation``."""
-    weights = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
+    """The best network of a run on a pool, and its task with all of ``validation``.
+
+    Raises
+    ------
+    TrainingDataError
+        If the folder holds no such run.
+    """
+    try:
+        weights = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TrainingDataError(
+            f"'{run}' holds no run with a network ({error.strerror}); give that of training.train."
+        ) from error
     task = HeightMapTask(load_scheme(), load_reference(), [], validation, seed, None, across=has_across(weights))
     network = task.build()
-    network.load_state_dict(weights)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingDataError(
+            f"'{run}' is a run of another network, or for landmarks of its own; use its weights.safetensors."
+        ) from error
     network.eval()
     return task, network
 

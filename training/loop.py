@@ -42,6 +42,9 @@ class Task(Protocol):
     def validate(self, network: Any) -> dict[str, float]: ...
 
 
+#: In the folder of a run: what it goes on from.
+CHECKPOINT = "checkpoint.pt"
+
 #: Settings of the recipe that name one of a few things, and those that are above zero; all other numbers may be zero.
 CHOICES = {"schedule": ("plateau", "cosine"), "precision": ("float32", "bfloat16", "float16", "auto")}
 ABOVE_ZERO = ("batch_size", "learning_rate")
@@ -312,7 +315,7 @@ class _Run:
 
     @property
     def _checkpoint(self) -> Path:
-        return self._folder / "checkpoint.pt"
+        return self._folder / CHECKPOINT
 
     def _saved(self) -> dict[str, Any]:
         """What the checkpoint holds; refused where the run cannot go on with it."""

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+#: Its name in the folder of a run, for programs; ``.md`` is for people.
+MODEL_CARD = "model-card.json"
+
 
 def commit() -> str:
     """The checkout's commit, with a plus sign if it has uncommitted changes; "unknown" outside a checkout."""
@@ -82,8 +85,8 @@ def write_model_card(folder: Path, facts: Mapping[str, Any]) -> None:
     """
     card = {**facts, "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
     card["software"] = software()
-    (folder / "model-card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
-    (folder / "model-card.md").write_text(_markdown(card), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+    (folder / MODEL_CARD).with_suffix(".md").write_text(_markdown(card), encoding="utf-8")
 
 
 def _markdown(card: Mapping[str, Any]) -> str:
@@ -133,14 +136,16 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"Best of {card['epochs']} epochs on the validation split (which chose it): epoch {best['epoch']}, "
         f"{best['error_mm']:.3f} mm."
         if card["epochs"]
-        else f"Not trained: what it began with (see below) has {best['error_mm']:.3f} mm on the validation split.",
+        else f"Not trained: what it began with has {best['error_mm']:.3f} mm on the validation split.",
         "",
     ]
     start = card.get("start") or {}
-    if start.get("moved_mm"):
+    if start.get("moved_mm") is not None:
         moved = ", ".join(f"{label} {far:.1f}" for label, far in start["moved_mm"].items())
         lines += [
             f"Landmarks that the training scans have elsewhere than the start, moved before training (mm): {moved}."
+            if moved
+            else "The training scans have no landmark elsewhere than the start, as far as can be told from chance."
         ]
         lines.append("")
     if start.get("untaught"):
@@ -165,7 +170,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
             "",
         ]
     if test is None:
-        lines += ["No test split; the bundled weights are tested by `training.benchmark`.", ""]
+        lines += ["Tested on no split of the training; `training.benchmark` tests such weights.", ""]
     else:
         lines += [
             f"Test split ({test['subjects']} subjects, used for no choice), network output before it is put on the "

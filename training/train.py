@@ -29,9 +29,9 @@ from rich.console import Console
 from .arguments import add_unit, at_least_one, not_negative
 from .build_task import AnyTask, build_task
 from .finetuning import LEAST_SUBJECTS, Arrays, Start, check_network, initial_weights, start_from
-from .folder import TrainingDataError, check_apart
+from .folder import TrainingDataError, check_apart, make_folder
 from .height_map_task import HeightMapTask
-from .loop import Recipe, choose_device, start_processes, train
+from .loop import CHECKPOINT, Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
 from .messages import say_note
 from .source import Source, open_source
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (LandmarkingError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the same command goes on from the last checkpoint.")
+        kept = (a.output / CHECKPOINT).exists()
+        sys.exit(f"Interrupted; the same command {'goes on from the last checkpoint' if kept else 'begins anew'}.")
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -149,9 +150,9 @@ def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[di
 def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays, Start]:
     """What the run begins with, unless it goes on; says where the laboratory differs from the weights."""
     arrays, note = initial_weights(a.finetune, task), a.output / "start.json"
-    if (a.output / "checkpoint.pt").exists():
-        return arrays, Start.load(note) if note.exists() else Start({}, ())
-    start = Start({}, ())
+    if (a.output / CHECKPOINT).exists():
+        return arrays, Start.load(note) if note.exists() else Start(None, ())
+    start = Start(None, ())
     if isinstance(task, HeightMapTask) and source.scans:
         taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
         arrays, start = start_from(arrays, task, source.files["training"], taught)
@@ -163,6 +164,12 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
                 f"It takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and --test "
                 "name other folders).",
             )
+        elif not start.moved_mm:
+            say_note(
+                _console,
+                f"These scans have no landmark elsewhere than '{a.finetune.name}', as far as that can be told from "
+                "chance: all are left where they are.",
+            )
     start.save(note)
     if start.moved_mm:
         moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())
@@ -173,10 +180,7 @@ def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
     """A run goes on only as it began; how long it may take can change."""
     check_apart(folder, a.data, a.validation, a.test)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingDataError(f"'{folder}' cannot hold a run ({error.strerror}); choose another --output.") from error
+    make_folder(folder)
     recipe = {key: value for key, value in config["recipe"].items() if key not in ("epochs", "early_stop")}
     if config["recipe"].get("schedule") == "cosine":
         recipe["epochs"] = config["recipe"]["epochs"]
@@ -215,7 +219,7 @@ def _check_same_subjects(folder: Path, splits: dict[str, list[str]]) -> None:
 
 def _noted(note: Path, now: dict[str, Any]) -> dict[str, Any]:
     """What the run in the note's folder noted when it began; ``now`` where it begins now."""
-    goes_on = note.with_name("checkpoint.pt").exists() and note.exists()
+    goes_on = note.with_name(CHECKPOINT).exists() and note.exists()
     before: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if goes_on else now
     return before
 

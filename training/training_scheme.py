@@ -54,6 +54,16 @@ def read_scheme(path: Path) -> LandmarkScheme:
     )
 
 
+def meant_by(label: str, known: Iterable[str]) -> str | None:
+    """The label among ``known`` that somebody may mean by ``label``: spelt otherwise, or the landmark's whole name."""
+    names = {landmark.label: (landmark.label, landmark.name) for landmark in load_scheme().landmarks}
+    return next((one for one in known if _plain(label) in map(_plain, names.get(one, (one,)))), None)
+
+
+def _plain(label: str) -> str:
+    return "".join(character for character in label.casefold() if character.isalnum())
+
+
 def scheme_of(sets: Iterable[LandmarkSet], name: str) -> LandmarkScheme:
     """The landmarks that the training files name: the bundled scheme's in its order, then others as they come."""
     named = dict.fromkeys(label for landmarks in sets for label in landmarks.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -193,7 +194,8 @@ def angles(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredValue]]]) -> None:
     """Write the values of one face or more, each with the name of its scan, as one CSV table.
 
-    An earlier table is replaced; a file of another kind, such as a table of corrected landmarks, is not.
+    The folder is made if it is missing. An earlier table is replaced; a file of another kind, such as a table of
+    corrected landmarks, is not.
 
     Raises
     ------
@@ -211,6 +213,8 @@ def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredV
         for one in values:
             numbers = [f"{x:.3f}" if math.isfinite(x) else "" for x in (one.value, one.standard_deviation)]
             writer.writerow([scan, one.measurement.group, one.measurement.name, *numbers, one.measurement.unit])
+    with contextlib.suppress(OSError):  # said below, as other reasons are
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, stream.getvalue().encode("utf-8"))
 
 

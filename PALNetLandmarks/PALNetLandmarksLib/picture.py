@@ -284,7 +284,7 @@ def _compose(panels: Sequence[Image.Image], hidden: NDArray[np.intp], detection:
     width = sum(panel.width for panel in panels) + 2 * margin
     missing = [label for label, gone in zip(detection.labels, detection.missing) if gone]
     not_drawn = {
-        f"Not placed, as no surface comes within {MISSING_BEYOND_MM:.0f} mm: ": missing,
+        f"Not placed, as no surface comes within {MISSING_BEYOND_MM:.0f} mm of the guess: ": missing,
         "Placed, but hidden in these views, by hair perhaps: ": [detection.labels[i] for i in hidden],
     }
     caption = [

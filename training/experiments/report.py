@@ -213,6 +213,12 @@ def main() -> None:
             "training.cross_validate --report left beside its tables."
         )
     write_report(a.predictions, a.output, {**facts, "scans": str(a.scans or "")}, a.published)
+    without = [
+        what
+        for given, what in ((a.scans, "figure 7 (--scans)"), (a.published, "the paper's own figures (--published)"))
+        if not given
+    ]
+    print(f"{a.output / 'tables.md'}{': without ' + ' and '.join(without) if without else ''}")
 
 
 def _markdown(table: pd.DataFrame) -> str:
