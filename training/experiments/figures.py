@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,6 @@ AGREEMENT_MM = 12.0
 #: Panels in a row, inches of each: GitHub shows a row 900 pixels wide, where 7 points of type are still legible.
 PANELS = 3
 PANEL_INCHES = 3.0
-#: Of a panel's title, in a line that is no wider than the panel.
-TITLE_CHARACTERS = 42
 #: Names along one side of a panel, at most.
 MOST_NAMES = 17
 #: Nearly twice what is shown there, for who looks closer.
@@ -61,7 +58,7 @@ def figure_4(results: Mapping[str, Results], path: Path) -> None:
     figure, panels = _panels(len(results), height=3.1, below=0.8)
     for axes, result, matrix in zip(panels, results.values(), matrices):
         image = axes.imshow(matrix, vmin=0, vmax=highest, cmap="viridis", interpolation="nearest")
-        axes.set_title(_in_lines(result.title), fontsize=9)
+        axes.set_title(result.title, fontsize=9)
         every = -(-len(result.labels) // MOST_NAMES)
         ticks, names = range(0, len(result.labels), every), result.labels[::every]
         axes.set_xticks(ticks, names, rotation=90, fontsize=7)
@@ -91,7 +88,7 @@ def figure_5(results: Mapping[str, Results], sides: Mapping[str, str], path: Pat
         there = np.isfinite(found) & np.isfinite(known)
         if there.any():
             _bland_altman(axes, found[there], known[there])
-        axes.set_title(_in_lines(f"{result.title}: {region}"), fontsize=8)
+        axes.set_title(f"{result.title}: {region}", fontsize=8)
         axes.tick_params(labelsize=7)
     for axes in panels[:: len(REGIONS)]:
         axes.set_ylabel(f"predicted minus {known_as}, mm", fontsize=7)
@@ -178,7 +175,7 @@ def figure_7(results: Mapping[str, Results], scans: Path, unit: str | None, path
             axes.add_collection(ring)
         count = np.isfinite(error).sum()
         said = f"{count} landmarks: {np.nanmean(error):.2f} mm" if count else "no landmarks placed"
-        axes.set_title(f"{_in_lines(result.title)}\n{name}, {said}", fontsize=8)
+        axes.set_title(f"{result.title}\n{name}, {said}", fontsize=8)
         axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.set_axis_off()
     handles = [
@@ -276,10 +273,6 @@ def _panels(count: int, height: float, below: float = 0.0, layout: str = "compre
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout=layout)
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-
-
-def _in_lines(title: str) -> str:
-    return fill(title, TITLE_CHARACTERS)
 
 
 def _save(figure: Figure, path: Path) -> None:

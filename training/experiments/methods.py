@@ -129,10 +129,10 @@ _PARTS = (
         "without the coarse map",
         {"model": {"maps": {"pitch_mm": [1.25], "depth_mm": [14.0], "stride": [1]}}},
     ),
-    ("no-attention-between", "without layers of attention between landmarks", {"model": {"layers": 0}}),
+    ("no-attention-between", "without attention between landmarks", {"model": {"layers": 0}}),
     (
         "across",
-        "with matrices across all landmarks, as from 400 subjects on",
+        "with matrices across all landmarks",
         {"model": {"mixing": MIXING, "joint": JOINT}},
     ),
 )
@@ -169,7 +169,7 @@ METHODS = {
         Method("sgcn-style", "2S-SGCN-style (graph)", "peer", "sgcn-style.json"),
         Method("pal-net", "PAL-Net as published", "network", "palnet.json"),
         Method("height-map-net", "Height-map network (ours)", "network", "height-map-net.json"),
-        Method(FINE_TUNED, "Height-map network, fine-tuned from the shipped weights", "network", "height-map-net.json"),
+        Method(FINE_TUNED, "Fine-tuned from the shipped weights", "network", "height-map-net.json"),
         Method("shipped", "Shipped weights (wider pool)", "weights"),
         *_variants(),
         *_parts(),
