@@ -3,7 +3,8 @@
 #                         OPTIONS=--overwrite replaces landmarks that are there)
 # make test               ruff, mypy and all tests
 #
-# Both set up .venv first, and again only when pyproject.toml has changed; what else is installed there stays.
+# Both set up .venv first, and again only when pyproject.toml has changed. A .venv of the same Python that is there
+# already is gone on with, another one is replaced.
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,7 +28,7 @@ endif
 .PHONY: help detect test clean
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 detect: $(VENV)/.detect-ready
 	@$(VENV)/bin/palnet-landmarks detect $(OPTIONS) -o "$$PALNET_OUTPUT" -- "$$PALNET_SCAN"
@@ -49,7 +50,8 @@ $(VENV)/.detect-ready: pyproject.toml
 			echo "Python's venv module is missing; install it by: sudo apt-get install python3-venv" >&2; exit 1; \
 		fi
 	@echo "Setting up $(VENV), once; this takes a minute or two ..."
-	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		$(VENV)/bin/pip --version 2>/dev/null | grep -qF "(python $$version)" || $(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cli]'
 	@touch $@

@@ -172,7 +172,7 @@ def test_a_cohort_that_cannot_be_written_is_said(model_folder: Path, tmp_path: P
     (tmp_path / "file").write_text("no folder")
     command = ["cohort", "clinic", "--model", str(model_folder), "--output", str(tmp_path / "file")]
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit, match=r"file' cannot hold results .*; choose another --output"):
+    with pytest.raises(SystemExit, match=r"file' cannot hold results \(it is a file\); choose another --output"):
         main()
 
 

@@ -42,7 +42,15 @@ from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
 from training.palnet_task import densify, open_patches  # noqa: E402
 from training.prepared import STEP_MM, load_prepared, prepare_scan, save_prepared  # noqa: E402
-from training.training_scheme import counterparts, mean_landmarks, reference_with, scheme_of, sides_of, without_rare  # noqa: E402
+from training.training_scheme import (  # noqa: E402
+    counterparts,
+    mean_landmarks,
+    meant_by,
+    reference_with,
+    scheme_of,
+    sides_of,
+    without_rare,
+)
 from training.write_ply import write_ply  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -604,32 +612,34 @@ def test_finetuning_keeps_the_architecture_it_starts_from(pool, tmp_path, capsys
 def test_an_export_says_of_the_training_what_the_run_noted(pool, tmp_path, capsys):
     bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
     run, out = tmp_path / "run", tmp_path / "out" / "Mine.safetensors"
-    noted = run_trainer(pool, run, "--finetune", str(bundled), config=HEIGHT_MAPS, epochs=0)
+    noted = run_trainer(pool, run, "--finetune", str(bundled), config=HEIGHT_MAPS, epochs=0, seed=3)
     asked = ["--run", str(run), "--output", str(out), "--version", "mine"]
     export([*asked, "--passes", "2", "--subjects", "5000"])
     card = json.loads((out.parent / "model-card.json").read_text(encoding="utf-8"))
     assert card["started_from"] == noted["started_from"] == load_weights(bundled).sha256
-    assert (card["seed"], card["device"], card["data"]["left_out"]) == (noted["seed"], "cpu", {})
+    assert (card["seed"], card["device"], card["commit"]) == (3, "cpu", noted["commit"])
     assert card["data"]["splits"]["training"] == {"folder": str(pool), "subjects": 5000}
     assert card["data"]["splits"]["validation"] == noted["data"]["splits"]["validation"]
-    assert card["test"] is None and load_weights(out).fact("passes") == 2
-    assert "Tested on no split" in (out.parent / "model-card.md").read_text(encoding="utf-8")
-    # Of a run that is still going on, how many there are is not known yet.
-    (run / "model-card.json").unlink()
+    assert noted["test"] and card["test"] is None and "test" not in card["data"]["splits"]
+    assert load_weights(out).fact("passes") == 2
+    # The card of a run that goes on after its end is not of what is exported.
+    stale = json.loads((run / "model-card.json").read_text(encoding="utf-8"))
+    (run / "model-card.json").write_text(json.dumps({**stale, "epochs": 7, "seed": 9}), encoding="utf-8")
     export(asked)
     card = json.loads((out.parent / "model-card.json").read_text(encoding="utf-8"))
     assert card["data"]["splits"]["validation"] == {"folder": str(pool), "subjects": "?"}
-    assert card["started_from"] == noted["started_from"] and card["seed"] == noted["seed"]
+    assert (card["started_from"], card["seed"], card["device"]) == (noted["started_from"], 3, "?")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--passes", "0"], "not a whole number of one or more"),
-        (["--run", "{tmp}/absent"], "holds no run with a network"),
+        (["--run", "{tmp}/absent"], "absent/best.pt' cannot be read"),
+        (["--output", "{tmp}/run/W.safetensors"], "has a model card of its own"),
         (["--output", "{tmp}"], "is a folder; give the name of a file"),
         (["--output", "{tmp}/file/W.safetensors"], "cannot hold results"),
-        (["--about", "{tmp}/file"], "cannot be read as JSON"),
+        (["--about", "{tmp}/file"], "file' cannot be read as JSON"),
         (["--average-with", "{bundled}"], "are of different networks"),
         (["--average-with", "{other}", "--share", "8"], "between 0 and 1"),
     ],
@@ -641,6 +651,8 @@ def test_an_export_that_cannot_be_leaves_no_weights(options, said, tmp_path, cap
     run.mkdir()
     torch.save(network.state_dict(), run / "best.pt")
     (run / "history.json").write_text(json.dumps([{"epoch": 1, "error_mm": 1.0}]))
+    noted = {"recipe": {}, "data": "data", "validation": None, "finetune": None}
+    (run / "settings.json").write_text(json.dumps(noted))
     write_weights(other, network.to_arrays(), task.metadata(), "other", {})
     (tmp_path / "file").write_text("no folder, no JSON")
     filled = [option.format(tmp=tmp_path, bundled=bundled, other=other) for option in options]
@@ -648,7 +660,7 @@ def test_an_export_that_cannot_be_leaves_no_weights(options, said, tmp_path, cap
     with pytest.raises(SystemExit) as ended:
         export(["--run", str(run), "--output", str(out), "--version", "mine", *filled])
     assert said in f"{ended.value} {capsys.readouterr().err}"
-    assert not out.exists()
+    assert not list(tmp_path.rglob("*W.safetensors*")) and not list(tmp_path.rglob("model-card*"))
 
 
 def test_labels_that_the_weights_do_not_know_are_named_with_what_may_be_meant():
@@ -656,6 +668,13 @@ def test_labels_that_the_weights_do_not_know_are_named_with_what_may_be_meant():
     bundled = ROOT / "PALNetLandmarks" / "Resources" / "Weights.safetensors"
     named = [label for label in load_scheme().labels if label != "Ex_R"]
     assert scheme_to_finetune(bundled, [*named, "exR", "our point"], said.append) == load_scheme()
+    assert [meant_by(label, load_scheme().labels) for label in ("T-R", "t r", "TR", "tragion left", "Prn2")] == [
+        "T_R",
+        "T_R",
+        "Tr",
+        "T_L",
+        None,
+    ]
     assert said == [
         "Left out, as 'Weights.safetensors' does not know them: exR ('Ex_R' may be meant), our point.",
         "No landmark file has Ex_R; they stay as 'Weights.safetensors' has them.",
@@ -696,7 +715,8 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     assert "nothing was taken over" not in said
     few = run_trainer(data, tmp_path / "few", "--finetune", str(bundled), "--limit", "2", config=config, epochs=0)
     assert "2 scans to train on" in " ".join(capsys.readouterr().err.split())
-    assert few["start"]["moved_mm"] == {}
+    assert few["start"]["moved_mm"] is None
+    assert "elsewhere than the start" not in (tmp_path / "few" / "model-card.md").read_text(encoding="utf-8")
     # Interrupted before the first checkpoint, it begins as it began.
     started = (run / "start.json").read_text(encoding="utf-8")
     (run / "checkpoint.pt").unlink()
@@ -761,9 +781,9 @@ def test_the_mean_of_two_weights_lies_between_them():
     first, second = {"a": np.full((2, 3), 1.0, np.float32)}, {"a": np.full((2, 3), 2.0, np.float16)}
     mean = average_weights(first, second, 0.75)["a"]
     assert mean.dtype == np.float32 and np.allclose(mean, 1.25)
-    with pytest.raises(ValueError, match="different networks"):
+    with pytest.raises(TrainingDataError, match="different networks"):
         average_weights(first, {"a": np.zeros((3, 3), np.float32)}, 0.5)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(TrainingDataError, match="between 0 and 1"):
         average_weights(first, second, 80)
 
 

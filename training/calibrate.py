@@ -27,7 +27,7 @@ from .benchmarks.captures import make_captures
 from .benchmarks.work import spread_work
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
-from .model_card import write_model_card
+from .model_card import MODEL_CARD, write_model_card
 
 #: Share of the true positions that the regions are fitted to hold. A little above 95 %: what is found beneath hair and
 #: beyond edges lies outside more often than all others, and would otherwise be below 93 %.
@@ -57,7 +57,7 @@ def calibrate(measured: Sequence[Measured], weights: Path, output: Path, version
             for name, group in calibration_groups(errors, visible, deviations, load_scheme()).items()
         },
     }
-    card = weights.with_name("model-card.json")
+    card = weights.with_name(MODEL_CARD)
     facts = json.loads(card.read_text(encoding="utf-8")) if card.exists() else None
     digest = write_weights(output, before.arrays, metadata, version, before.fact("training"))
     if facts is not None:

@@ -154,20 +154,17 @@ def make_cohort(
     Raises
     ------
     TrainingDataError
-        If nothing can be written there.
+        If the folder cannot be made.
     """
     make_folder(output)
     description = {"cohort": plan.name, **vars(plan), "split": split, "first": first, "subjects": subjects}
-    try:
-        (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise TrainingDataError(
-            f"'{output}' cannot be written to ({error.strerror}); choose another --output."
-        ) from error
+    (output / "cohort.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     work = partial(make_subject, plan=plan, split=split, model_folder=model_folder, output=output, suffix=suffix)
     context = multiprocessing.get_context("spawn")
-    # Who interrupts wants to hear it from this process alone.
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    # Who interrupts wants to hear it from this process alone; what is ignored here the others begin with ignoring.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with context.Pool(workers) as pool:
+        signal.signal(signal.SIGINT, before)
         for _ in track(
             pool.imap_unordered(work, range(first, first + subjects)), total=subjects, description=plan.name
         ):
@@ -208,6 +205,8 @@ def main() -> None:
         make_cohort(plan, a.split, a.subjects or plan.subjects, a.model, a.output, a.workers, a.landmarks, a.first)
     except TrainingDataError as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: '{a.output}' cannot be written to ({error.strerror}); choose another --output.")
     except KeyboardInterrupt:
         sys.exit("Interrupted; the same command goes on from here.")
 

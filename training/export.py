@@ -56,13 +56,13 @@ def average_weights(
 
     Raises
     ------
-    ValueError
+    TrainingDataError
         If they are no weights of the same network, or ``share`` is not between 0 and 1.
     """
     if {name: array.shape for name, array in first.items()} != {name: array.shape for name, array in second.items()}:
-        raise ValueError("The two weights to average are of different networks.")
+        raise TrainingDataError("The two weights to average are of different networks; choose those of one.")
     if not 0 <= share <= 1:
-        raise ValueError(f"The share of the run is between 0 and 1, not {share}.")
+        raise TrainingDataError(f"The share of the run in the mean lies between 0 and 1; {share} does not.")
     return {name: share * array + (1 - share) * second[name].astype(np.float32) for name, array in first.items()}
 
 
@@ -84,17 +84,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a = parser.parse_args(arguments)
     try:
         _export(a)
-    except (LandmarkingError, ValueError) as error:
+    except LandmarkingError as error:
         sys.exit(f"Error: {error}")
 
 
 def _export(a: argparse.Namespace) -> None:
-    about = _read_about(a.about) if a.about else None
+    about = _read(a.about) if a.about else {}
+    if not isinstance(about, dict):
+        raise TrainingDataError(f"'{a.about}' holds no paragraphs by their headings; see about_bundled_weights.json.")
     task, network = open_trained(a.run)
+    history = _read(a.run / "history.json")
+    noted = _read(a.run / "settings.json")
+    watched = Recipe(**noted["recipe"]).watched
+    best = min(history, key=lambda entry: entry[watched])
+    told = _told_of_run(a.run, noted, history[-1]["epoch"], best)
+    for split, folder, subjects in (
+        ("training", a.data, a.subjects),
+        ("validation", a.validation, a.validation_subjects),
+    ):
+        known = told["data"]["splits"][split]
+        told["data"]["splits"][split] = {
+            "folder": folder or known["folder"],
+            "subjects": subjects or known["subjects"],
+        }
     arrays = network.to_arrays()
     metadata = {**task.metadata(), "passes": a.passes}
-    history = json.loads((a.run / "history.json").read_text(encoding="utf-8"))
-    best = min(history, key=lambda entry: entry["error_mm"])
     facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}
     if a.average_with:
         other = load_weights(a.average_with)
@@ -102,68 +116,58 @@ def _export(a: argparse.Namespace) -> None:
         facts["averaged_with"] = {"sha256": other.sha256, "share_of_the_run": a.share}
     if a.output.is_dir():
         raise TrainingDataError(f"'{a.output}' is a folder; give the name of a file, such as Weights.safetensors.")
+    if a.output.resolve().parent == a.run.resolve():
+        raise TrainingDataError(f"'{a.run}' has a model card of its own; choose an --output outside of the run.")
     make_folder(a.output.parent)
     digest = write_weights(a.output, arrays, metadata, a.version, facts)
     card = {
-        **_facts_of_run(a.run, a),
+        **told,
         "name": f"{a.output.name} {a.version}",
         "architecture": "height-map-net",
         "parameters": sum(array.size for array in arrays.values()),
         "weights": {"file": a.output.name, "bytes": a.output.stat().st_size, "dtype": "float16", "sha256": digest},
         "labels": list(load_scheme().labels),
         "config": {**metadata["config"], "passes": a.passes},
-        "commit": facts["commit"],
+        "started_from": a.started_from or told["started_from"],
         "epochs": history[-1]["epoch"],
         "best": best,
         "test": None,
+        "about": about,
     }
-    if about:
-        card["about"] = about
     if a.average_with:
         card["averaged_with"] = facts["averaged_with"]
     write_model_card(a.output.parent, card)
     print(f"{a.output}: {a.output.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}")
 
 
-def _facts_of_run(run: Path, a: argparse.Namespace) -> dict[str, Any]:
-    """What the model card says of the training: as the options ``a`` say, else as the run noted."""
-    card = run / MODEL_CARD
-    if card.exists():
-        noted = json.loads(card.read_text(encoding="utf-8"))
-        facts = {key: noted[key] for key in ("data", "start", "started_from", "seed", "device", "processes")}
-    else:  # the run is still going on
-        noted = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-        folders = {"training": noted["data"], "validation": noted["validation"] or noted["data"]}
-        facts = {
-            "data": {
-                "splits": {split: {"folder": folder, "subjects": "?"} for split, folder in folders.items()},
-                "left_out": {},
-            },
-            "started_from": noted["finetune"] or "random weights",
-            "seed": Recipe(**noted["recipe"]).seed,
-            "device": "?",
-            "processes": "?",
-        }
-    splits = facts["data"]["splits"]
-    for split, folder, subjects in (
-        ("training", a.data, a.subjects),
-        ("validation", a.validation, a.validation_subjects),
-    ):
-        splits[split] = {"folder": folder or splits[split]["folder"], "subjects": subjects or splits[split]["subjects"]}
-    facts["started_from"] = a.started_from or facts["started_from"]
-    return facts
+def _told_of_run(run: Path, noted: Mapping[str, Any], epoch: int, best: Mapping[str, float]) -> dict[str, Any]:
+    """What the model card says of data, start and machine: what the run's own card does, if that is of these epochs.
+
+    Of a run that is still going on, or goes on after its end, less is known: what it ``noted`` when it began.
+    """
+    card = _read(run / MODEL_CARD) if (run / MODEL_CARD).exists() else {}
+    if card.get("epochs") == epoch and card.get("best") == best:
+        told = {key: card[key] for key in ("data", "start", "started_from", "seed", "commit", "device", "processes")}
+        told["data"]["splits"].pop("test", None)  # as exported, the network was tested on nobody
+        return told
+    folders = {"training": noted["data"], "validation": noted["validation"] or noted["data"]}
+    splits = {split: {"folder": folder, "subjects": "?"} for split, folder in folders.items()}
+    return {
+        "data": {"splits": splits, "left_out": {}},
+        "start": _read(run / "start.json") if (run / "start.json").exists() else None,
+        "started_from": noted["finetune"] or "random weights",
+        "seed": Recipe(**noted["recipe"]).seed,
+        "commit": commit(),
+        "device": "?",
+        "processes": "?",
+    }
 
 
-def _read_about(path: Path) -> dict[str, str]:
+def _read(path: Path) -> Any:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TrainingDataError(
-            f"'{path}' cannot be read as JSON ({error}); see about_bundled_weights.json."
-        ) from error
-    if not isinstance(about, dict) or not all(isinstance(paragraph, str) for paragraph in about.values()):
-        raise TrainingDataError(f"'{path}' holds no paragraphs by their headings; see about_bundled_weights.json.")
-    return about
+        raise TrainingDataError(f"'{path}' cannot be read as JSON ({error}); give another or mend it.") from error
 
 
 if __name__ == "__main__":

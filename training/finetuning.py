@@ -41,7 +41,7 @@ LEAST_SUBJECTS, _MOST_SUBJECTS = 3, 200
 @dataclass(frozen=True)
 class Start:
     """What a training began with. ``moved_mm`` (mm of the reference face) by label: how far a landmark was moved to
-    where the training scans have it, ``None`` where that was not looked at; ``untaught``: landmarks that no training
+    where the training scans have it, ``None`` where that cannot be told; ``untaught``: landmarks that no training
     scan has."""
 
     moved_mm: dict[str, float] | None
@@ -159,8 +159,9 @@ def start_from(
 ) -> tuple[Arrays, Start]:
     """``arrays`` with the habits of the prepared training scans ``files``, and what was changed.
 
-    Landmarks that are not ``taught`` (L,), as no annotation of the scans has them, get, in the files, the places that
-    the network gives them: training learns these along, so that they stay. Once more changes nothing.
+    Fewer than ``LEAST_SUBJECTS`` scans tell of no habit. Landmarks that are not ``taught`` (L,), as no annotation of
+    the scans has them, get, in the files, the places that the network gives them: training learns these along, so that
+    they stay. Once more changes nothing.
     """
     network = task.build()
     network.load_arrays(arrays)
@@ -179,7 +180,8 @@ def start_from(
     if not taught.all():
         for file in files:
             _keep(network, task, file, ~taught)
-    return arrays, Start(moved_mm, tuple(np.array(labels)[~taught].tolist()))
+    told = len(files) >= LEAST_SUBJECTS
+    return arrays, Start(moved_mm if told else None, tuple(np.array(labels)[~taught].tolist()))
 
 
 def _residuals(network: HeightMapNetTorch, task: HeightMapTask, files: Sequence[Path]) -> NDArray[np.float64]:

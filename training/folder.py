@@ -143,7 +143,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = "it is a file" if folder.is_file() else error.strerror
         raise TrainingDataError(f"'{folder}' cannot hold results ({reason}); choose another --output.") from error
 
 

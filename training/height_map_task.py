@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -267,7 +268,7 @@ class HeightMapTask:
 def open_trained(
     run: Path, validation: Path | Sequence[Path] = (), seed: int = 0
 ) -> tuple[HeightMapTask, HeightMapNetTorch]:
-    """The best network of a run on a pool, and its task with all of ``validation``.
+    """The best network of a run for the bundled landmarks, and its task with all of ``validation``.
 
     Raises
     ------
@@ -276,9 +277,9 @@ def open_trained(
     """
     try:
         weights = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise TrainingDataError(
-            f"'{run}' holds no run with a network ({error.strerror}); give that of training.train."
+            f"'{run / 'best.pt'}' cannot be read; give the folder of a run that training.train has begun."
         ) from error
     task = HeightMapTask(load_scheme(), load_reference(), [], validation, seed, None, across=has_across(weights))
     network = task.build()
@@ -286,7 +287,8 @@ def open_trained(
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise TrainingDataError(
-            f"'{run}' is a run of another network, or for landmarks of its own; use its weights.safetensors."
+            f"'{run}' is a run of another network, or for landmarks of its own; give one of the height-map network for "
+            "the bundled landmarks."
         ) from error
     network.eval()
     return task, network

@@ -170,7 +170,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
             "",
         ]
     if test is None:
-        lines += ["Tested on no split of the training; `training.benchmark` tests such weights.", ""]
+        lines += ["No test split; `training.benchmark` tests weights for the bundled landmarks.", ""]
     else:
         lines += [
             f"Test split ({test['subjects']} subjects, used for no choice), network output before it is put on the "

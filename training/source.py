@@ -137,7 +137,7 @@ def _open_scans(
             leave_out(left_out, {name: str(error) for name, error in refused.items()}, console)
     for split in ("training", "validation"):
         if not scans[split]:
-            first = next(iter(left_out.values()))
+            first = next((f"{name}: {left_out[name]}" for name in names[split] if name in left_out), "see above")
             raise TrainingDataError(f"No scan of the {split} split can be used. The first that was left out: {first}")
     kept = whole or without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
     if kept is not scheme:  # its only subjects were refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -55,13 +56,20 @@ def read_scheme(path: Path) -> LandmarkScheme:
 
 
 def meant_by(label: str, known: Iterable[str]) -> str | None:
-    """The label among ``known`` that somebody may mean by ``label``: spelt otherwise, or the landmark's whole name."""
+    """The label among ``known`` that somebody may mean by ``label``: spelt otherwise, or the landmark's whole name.
+
+    Tr and T_R differ in nothing but the gap, so gaps are looked at first.
+    """
     names = {landmark.label: (landmark.label, landmark.name) for landmark in load_scheme().landmarks}
-    return next((one for one in known if _plain(label) in map(_plain, names.get(one, (one,)))), None)
+    for gap in ("_", ""):
+        alike = [one for one in known if _plain(label, gap) in (_plain(name, gap) for name in names.get(one, (one,)))]
+        if len(alike) == 1:
+            return alike[0]
+    return None
 
 
-def _plain(label: str) -> str:
-    return "".join(character for character in label.casefold() if character.isalnum())
+def _plain(label: str, gap: str) -> str:
+    return gap.join(re.findall(r"[^\W_]+", label.casefold()))
 
 
 def scheme_of(sets: Iterable[LandmarkSet], name: str) -> LandmarkScheme:
