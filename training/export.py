@@ -26,6 +26,7 @@ from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights, save_weights
 
 from .arguments import at_least_one
+from .finetuning import Start
 from .folder import TrainingDataError, make_folder
 from .height_map_task import open_trained
 from .loop import Recipe
@@ -98,15 +99,12 @@ def _export(a: argparse.Namespace) -> None:
     watched = Recipe(**noted["recipe"]).watched
     best = min(history, key=lambda entry: entry[watched])
     told = _told_of_run(a.run, noted, history[-1]["epoch"], best)
-    for split, folder, subjects in (
-        ("training", a.data, a.subjects),
-        ("validation", a.validation, a.validation_subjects),
-    ):
-        known = told["data"]["splits"][split]
-        told["data"]["splits"][split] = {
-            "folder": folder or known["folder"],
-            "subjects": subjects or known["subjects"],
-        }
+    said = {
+        "training": {"folder": a.data, "subjects": a.subjects},
+        "validation": {"folder": a.validation, "subjects": a.validation_subjects},
+    }
+    for split, options in said.items():
+        told["data"]["splits"][split].update({key: value for key, value in options.items() if value})
     arrays = network.to_arrays()
     metadata = {**task.metadata(), "passes": a.passes}
     facts = {"commit": commit(), "epochs": history[-1]["epoch"], "best_validation": best}
@@ -154,7 +152,7 @@ def _told_of_run(run: Path, noted: Mapping[str, Any], epoch: int, best: Mapping[
     splits = {split: {"folder": folder, "subjects": "?"} for split, folder in folders.items()}
     return {
         "data": {"splits": splits, "left_out": {}},
-        "start": _read(run / "start.json") if (run / "start.json").exists() else None,
+        "start": vars(Start.load(run)) if noted["finetune"] else None,
         "started_from": noted["finetune"] or "random weights",
         "seed": Recipe(**noted["recipe"]).seed,
         "commit": commit(),

@@ -31,6 +31,9 @@ from .training_scheme import meant_by
 
 Arrays = dict[str, NDArray[np.float32]]
 
+#: In the folder of a run: what it began with.
+_START = "start.json"
+
 #: Share of the landmarks without a habit that chance may give one.
 _CHANCE = 0.05
 
@@ -47,14 +50,26 @@ class Start:
     moved_mm: dict[str, float] | None
     untaught: tuple[str, ...]
 
-    def save(self, path: Path) -> None:
-        """Keep it for a run that goes on."""
-        path.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+    def save(self, run: Path) -> None:
+        """Keep it in the folder of a run that may go on."""
+        (run / _START).write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
 
     @staticmethod
-    def load(path: Path) -> Start:
-        """What ``save`` wrote."""
-        document = json.loads(path.read_text(encoding="utf-8"))
+    def load(run: Path) -> Start:
+        """What ``save`` kept; that nothing can be told where it kept nothing.
+
+        Raises
+        ------
+        TrainingDataError
+            If the file is damaged.
+        """
+        note = run / _START
+        if not note.exists():
+            return Start(None, ())
+        try:
+            document = json.loads(note.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrainingDataError(f"'{note}' cannot be read as JSON ({error}); begin the run anew.") from error
         return Start(document["moved_mm"], tuple(document["untaught"]))
 
 

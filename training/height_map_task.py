@@ -26,7 +26,7 @@ from .augmentation import FIRST_PASS, draw_view, unpack
 from .fast_height_maps import cut_height_maps_fast
 from .folder import TrainingDataError
 from .landmark_groups import inner_landmarks
-from .loop import split_batches
+from .loop import BEST, split_batches
 from .prepared import PreparedScan, load_prepared
 
 #: How much the error of a landmark counts whose surface the scan lacks: its place is known in a simulation, but nothing
@@ -265,10 +265,8 @@ class HeightMapTask:
         return Batch(*(torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in zip(*examples)))
 
 
-def open_trained(
-    run: Path, validation: Path | Sequence[Path] = (), seed: int = 0
-) -> tuple[HeightMapTask, HeightMapNetTorch]:
-    """The best network of a run for the bundled landmarks, and its task with all of ``validation``.
+def open_trained(run: Path) -> tuple[HeightMapTask, HeightMapNetTorch]:
+    """The best network of a run for the bundled landmarks, and its task without any scan.
 
     Raises
     ------
@@ -276,12 +274,12 @@ def open_trained(
         If the folder holds no such run.
     """
     try:
-        weights = torch.load(run / "best.pt", map_location="cpu", weights_only=True)
+        weights = torch.load(run / BEST, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise TrainingDataError(
-            f"'{run / 'best.pt'}' cannot be read; give the folder of a run that training.train has begun."
+            f"'{run / BEST}' cannot be read; give the folder of a run that training.train has begun."
         ) from error
-    task = HeightMapTask(load_scheme(), load_reference(), [], validation, seed, None, across=has_across(weights))
+    task = HeightMapTask(load_scheme(), load_reference(), [], [], 0, across=has_across(weights))
     network = task.build()
     try:
         network.load_state_dict(weights)

@@ -42,8 +42,8 @@ class Task(Protocol):
     def validate(self, network: Any) -> dict[str, float]: ...
 
 
-#: In the folder of a run: what it goes on from.
-CHECKPOINT = "checkpoint.pt"
+#: In the folder of a run: what it goes on from, and the weights of its best epoch so far.
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 #: Settings of the recipe that name one of a few things, and those that are above zero; all other numbers may be zero.
 CHOICES = {"schedule": ("plateau", "cosine"), "precision": ("float32", "bfloat16", "float16", "auto")}
@@ -284,7 +284,7 @@ class _Run:
         if self.rank > 0:
             return
         if self._best:
-            _save(self._folder / "best.pt", self._best)
+            _save(self._folder / BEST, self._best)
             self._best = {}
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         _save(self._checkpoint, {**parts, "state": self._state, "history": self.history})
@@ -307,7 +307,7 @@ class _Run:
 
     def best_network(self) -> nn.Module:
         """The best of all epochs."""
-        best = torch.load(self._folder / "best.pt", map_location=self._device, weights_only=True)
+        best = torch.load(self._folder / BEST, map_location=self._device, weights_only=True)
         self._averaged.load_state_dict(best)
         self._averaged.eval()
         averaged: nn.Module = self._averaged
@@ -319,7 +319,7 @@ class _Run:
 
     def _saved(self) -> dict[str, Any]:
         """What the checkpoint holds; refused where the run cannot go on with it."""
-        best = self._folder / "best.pt"
+        best = self._folder / BEST
         if not best.exists():
             raise LandmarkingError(
                 f"'{best}' is gone, so the run cannot go on; delete '{self._checkpoint.name}', too, to begin anew."

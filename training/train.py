@@ -149,32 +149,34 @@ def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[di
 
 def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays, Start]:
     """What the run begins with, unless it goes on; says where the laboratory differs from the weights."""
-    arrays, note = initial_weights(a.finetune, task), a.output / "start.json"
+    arrays = initial_weights(a.finetune, task)
     if (a.output / CHECKPOINT).exists():
-        return arrays, Start.load(note) if note.exists() else Start(None, ())
+        return arrays, Start.load(a.output)
     start = Start(None, ())
     if isinstance(task, HeightMapTask) and source.scans:
         taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
-        arrays, start = start_from(arrays, task, source.files["training"], taught)
-        count = len(source.scans["training"])
-        if count < LEAST_SUBJECTS:
-            say_note(
-                _console,
-                f"{count} scans to train on do not tell where you put landmarks from chance: nothing was taken over. "
-                f"It takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and --test "
-                "name other folders).",
-            )
-        elif not start.moved_mm:
-            say_note(
-                _console,
-                f"These scans have no landmark elsewhere than '{a.finetune.name}', as far as that can be told from "
-                "chance: all are left where they are.",
-            )
-    start.save(note)
-    if start.moved_mm:
-        moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())
-        say_note(_console, f"These scans have landmarks elsewhere than '{a.finetune.name}'; moved by (mm): {moved}.")
+        files = source.files["training"]
+        arrays, start = start_from(arrays, task, files, taught)
+        say_note(_console, _taken_over(start, len(files), a.finetune.name))
+    start.save(a.output)
     return arrays, start
+
+
+def _taken_over(start: Start, count: int, weights: str) -> str:
+    """What ``count`` scans of a laboratory changed of the places that the ``weights`` have."""
+    if start.moved_mm is None:
+        return (
+            f"{count} scans to train on do not tell where you put landmarks from chance: nothing was taken over. "
+            f"It takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and --test "
+            "name other folders)."
+        )
+    if not start.moved_mm:
+        return (
+            f"These scans have no landmark elsewhere than '{weights}', as far as that can be told from chance: all are "
+            "left where they are."
+        )
+    moved = ", ".join(f"{label} {far:.1f}" for label, far in start.moved_mm.items())
+    return f"These scans have landmarks elsewhere than '{weights}'; moved by (mm): {moved}."
 
 
 def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
