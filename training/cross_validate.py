@@ -29,6 +29,7 @@ from rich.console import Console
 
 from .aligned_scans import AlignedScan, align_scans
 from .arguments import add_unit, at_least_one, not_negative
+from .commit import commit
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
     ABLATIONS,
@@ -50,7 +51,6 @@ from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
 from .folder import Subject, TrainingDataError, check_apart, find_subjects, make_folder, read_landmark_files
 from .messages import say_note, say_reasons
-from .model_card import commit
 from .training_scheme import counterparts, mean_landmarks, scheme_of, sides_of, without_rare
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")

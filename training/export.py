@@ -26,11 +26,12 @@ from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights, save_weights
 
 from .arguments import at_least_one
+from .commit import commit
 from .finetuning import Start
 from .folder import TrainingDataError, make_folder
 from .height_map_task import open_trained
 from .loop import Recipe
-from .model_card import MODEL_CARD, commit, write_model_card
+from .model_card import MODEL_CARD, write_model_card
 
 
 def write_weights(

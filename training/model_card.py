@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-import subprocess
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -17,19 +16,6 @@ from numpy.typing import NDArray
 
 #: Its name in the folder of a run, for programs; ``.md`` is for people.
 MODEL_CARD = "model-card.json"
-
-
-def commit() -> str:
-    """The checkout's commit, with a plus sign if it has uncommitted changes; "unknown" outside a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        name, changed = (
-            subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + ("+" if changed else "")
 
 
 def measure(predicted: NDArray[np.float64], truth: NDArray[np.float64], labels: tuple[str, ...]) -> dict[str, Any]:

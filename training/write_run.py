@@ -17,13 +17,14 @@ from PALNetLandmarksLib.weights import WeightsFile, load_weights
 from rich.console import Console
 
 from .build_task import AnyTask
+from .commit import commit
 from .deviation_scale import fit_deviation_scale
 from .export import write_weights
 from .finetuning import Start
 from .height_map_task import HeightMapTask
 from .loop import Recipe
 from .messages import say_note
-from .model_card import commit, measure, write_model_card
+from .model_card import measure, write_model_card
 from .palnet_task import PALNetTask
 from .source import Source
 from .training_scheme import reference_with

@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,9 +17,8 @@ from PALNetLandmarksLib.resources import resource_path
 from PALNetLandmarksLib.weights import load_weights
 from vtkmodules.vtkCommonCore import vtkVersion
 
+from ..commit import commit
 from .row import Settings
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def describe_environment(module: str) -> dict[str, Any]:
@@ -51,21 +49,6 @@ def describe_run(settings: Settings) -> dict[str, Any]:
         "weights_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
         "weights_version": load_weights(weights).metadata.get("version", "unknown"),
     }
-
-
-def commit() -> str:
-    """The checkout's commit, "+" behind it if tracked files have uncommitted changes; "unknown" outside a checkout."""
-    try:
-        name = _git("rev-parse", "--short=12", "HEAD")
-        return name + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def _processor() -> str:
