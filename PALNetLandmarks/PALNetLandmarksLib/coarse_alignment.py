@@ -10,13 +10,16 @@ surfaces wound inside-out are found as well.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-Array = NDArray[np.float64]
+#: Double precision, but for what is tried on many poses at once.
+Array = NDArray[np.floating[Any]]
 
 #: Radius of the ball in which protrusion is measured: a nose is about this high and wide.
 PROTRUSION_RADIUS_MM = 28.0
@@ -58,13 +61,32 @@ class Poses:
         """These poses and then the others."""
         return Poses(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values())))
 
+    def single(self) -> Poses:
+        """The poses in single precision."""
+        return Poses(*(values.astype(np.float32) for values in vars(self).values()))
+
     def place(self, points: Array) -> Array:
-        """Reference points (n, 3) in the scan for each pose: (h, n, 3)."""
-        return np.matmul(self.scales[:, None, None] * points, self.axes.transpose(0, 2, 1)) + self.origins[:, None]
+        """Reference points (n, 3) in the scan for each pose: (3, h, n)."""
+        placed = _turned(self.axes * self.scales[:, None, None], points)
+        placed += self.origins.T[:, :, None]
+        return placed
 
     def turn(self, normals: Array) -> Array:
-        """Reference normals (n, 3) in the scan for each pose: (h, n, 3)."""
-        return np.matmul(normals, self.axes.transpose(0, 2, 1))
+        """Reference normals (n, 3) in the scan for each pose: (3, h, n)."""
+        return _turned(self.axes, normals)
+
+
+def _turned(matrices: Array, vectors: Array) -> Array:
+    """Matrices (h, 3, 3) times vectors (n, 3), as one product: (3, h, n)."""
+    return (matrices.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(3, len(matrices), len(vectors))
+
+
+def dot(first: Array, second: Array) -> Array:
+    """Scalar products (...) of vectors (3, ...)."""
+    total: Array = first[0] * second[0]
+    total += first[1] * second[1]
+    total += first[2] * second[2]
+    return total
 
 
 @dataclass(frozen=True)
@@ -84,12 +106,19 @@ class CoarseSurface:
     corner: Array
     cell: float
 
+    @cached_property
+    def columns(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Points and normals (3, v) in single precision."""
+        points, normals = (np.ascontiguousarray(values.T, dtype=np.float32) for values in (self.points, self.normals))
+        return points, normals
+
     def lookup(self, places: Array) -> NDArray[np.int32]:
-        """Index of about the nearest point for ``places`` (..., 3)."""
-        highest = np.array(self.nearest.shape) - 1
-        cells = ((places - self.corner) * (1.0 / self.cell)).astype(np.int32)
-        np.clip(cells, 0, highest, out=cells)
-        flat = (cells[..., 0] * self.nearest.shape[1] + cells[..., 1]) * self.nearest.shape[2] + cells[..., 2]
+        """Index of about the nearest point for ``places`` (3, ...)."""
+        flat = np.zeros(places.shape[1:], dtype=np.int32)
+        for along, low, count in zip(places, self.corner.tolist(), self.nearest.shape):
+            cells = ((along - low) * (1.0 / self.cell)).astype(np.int32)
+            flat *= count
+            flat += np.clip(cells, 0, count - 1, out=cells)
         return np.take(self.nearest.ravel(), flat)
 
 
@@ -178,6 +207,10 @@ class WeightedPoints:
     normals: Array
     weights: Array
 
+    def single(self) -> WeightedPoints:
+        """The same in single precision."""
+        return WeightedPoints(*(values.astype(np.float32) for values in (self.points, self.normals, self.weights)))
+
 
 @dataclass(frozen=True)
 class CoarseTarget(WeightedPoints):
@@ -204,67 +237,56 @@ def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_
     Reference points beyond a border of the scan (the nearest surface lies sideways) count half: a half face must be
     able to win against a whole shoulder, and a scrap of surface that fits by chance must not win against a face.
     """
+    tried, single = poses.single(), target.single()
     pieces = range(0, max(len(poses), 1), _POSES_AT_ONCE)
-    scores = [_scores(poses[start : start + _POSES_AT_ONCE], surface, target, tolerance_mm) for start in pieces]
-    return Poses(poses.axes, poses.origins, poses.scales, np.concatenate(scores))
+    scores = [_scores(tried[start : start + _POSES_AT_ONCE], surface, single, tolerance_mm) for start in pieces]
+    return Poses(poses.axes, poses.origins, poses.scales, np.concatenate(scores).astype(np.float64))
 
 
-def _scores(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_mm: float) -> Array:
-    places = poses.place(target.points)
+def _scores(poses: Poses, surface: CoarseSurface, target: WeightedPoints, tolerance_mm: float) -> Array:
+    places, planes = poses.place(target.points), poses.turn(target.normals)
     nearest = surface.lookup(places)
-    offset = surface.points.take(nearest, axis=0) - places
-    squared = np.einsum("hni,hni->hn", offset, offset)
-    normals, planes = surface.normals.take(nearest, axis=0), poses.turn(target.normals)
-    alignment = np.einsum("hni,hni->hn", normals, planes)
-    along = np.minimum(
-        np.abs(np.einsum("hni,hni->hn", normals, offset)), np.abs(np.einsum("hni,hni->hn", planes, offset))
-    )
+    points, normals = (values.take(nearest, axis=1) for values in surface.columns)
+    offset = points - places
+    squared = dot(offset, offset)
+    along = np.minimum(np.abs(dot(normals, offset)), np.abs(dot(planes, offset)))
     covered = (squared < tolerance_mm**2) | (along**2 > 0.55 * squared)
-    fitting = (np.exp(squared * (-0.5 / tolerance_mm**2)) * alignment**2) @ target.weights
+    fitting = (np.exp(squared * (-0.5 / tolerance_mm**2)) * dot(normals, planes) ** 2) @ target.weights
     scores: Array = fitting / np.sqrt(np.maximum(covered @ target.weights, 0.05))
     return scores
 
 
 def refine(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerances_mm: tuple[float, ...]) -> Poses:
     """A point-to-plane ICP step per tolerance on all poses at once, the size of the face included; then scores."""
-    axes, origins, scales = poses.axes, poses.origins, poses.scales
+    single = target.single()
     for tolerance in tolerances_mm:
-        current = Poses(axes, origins, scales, scales)
-        places, planes = current.place(target.points), current.turn(target.normals)
+        tried = poses.single()
+        places, planes = tried.place(single.points), tried.turn(single.normals)
         nearest = surface.lookup(places)
-        offset = surface.points.take(nearest, axis=0) - places
-        alignment = np.einsum("hni,hni->hn", surface.normals.take(nearest, axis=0), planes)
-        squared = np.einsum("hni,hni->hn", offset, offset)
-        weights = target.weights * alignment**2 / (1 + squared / tolerance**2) ** 2
-        axes, origins, scales = similarity_step(axes, origins, scales, places, planes, offset, weights)
-    return score(Poses(axes, origins, scales, scales), surface, target, tolerances_mm[-1])
+        points, normals = (values.take(nearest, axis=1) for values in surface.columns)
+        offset = points - places
+        weights = single.weights * dot(normals, planes) ** 2 / (1 + dot(offset, offset) / tolerance**2) ** 2
+        poses = similarity_step(poses, places, planes, offset, weights)
+    return score(poses, surface, target, tolerances_mm[-1])
 
 
-def similarity_step(
-    axes: Array,
-    origins: Array,
-    scales: Array,
-    places: Array,
-    planes: Array,
-    offset: Array,
-    weights: Array,
-) -> tuple[Array, Array, Array]:
-    """One Gauss-Newton step of point-to-plane ICP for ``h`` poses at once: new axes, origins and scales.
+def similarity_step(poses: Poses, places: Array, planes: Array, offset: Array, weights: Array) -> Poses:
+    """One Gauss-Newton step of point-to-plane ICP for ``h`` poses at once; the scores stay.
 
     Parameters
     ----------
-    places, planes, offset : (h, n, 3) reference points and normals in the scan, and the way to their partners.
+    places, planes, offset : (3, h, n) reference points and normals in the scan, and the way to their partners.
     weights : (h, n)
     """
-    arm = places - origins[:, None]
-    rows = np.concatenate(
-        [np.cross(arm, planes), planes, np.einsum("hni,hni->hn", arm, planes)[..., None]], axis=2
-    )  # unknowns: turn (radian), shift (mm), relative growth
-    distance = np.einsum("hni,hni->hn", offset, planes)
-    weighted = rows * weights[..., None]
-    normal_matrix = np.matmul(weighted.transpose(0, 2, 1), rows)
-    right = np.matmul(weighted.transpose(0, 2, 1), distance[..., None])[..., 0]
-    total = weights.sum(axis=1) + 1e-9
+    arm = places - poses.origins.T.astype(places.dtype)[:, :, None]
+    (x, y, z), (u, v, w) = arm, planes
+    # Unknowns: turn (radian), shift (mm), relative growth.
+    rows = np.stack([y * w - z * v, z * u - x * w, x * v - y * u, *planes, dot(arm, planes)], axis=1)  # (h, 7, n)
+    weighted = rows * weights[:, None]
+    normal_matrix = np.matmul(weighted, rows.transpose(0, 2, 1)).astype(np.float64)
+    right = np.matmul(weighted, dot(offset, planes)[..., None])[..., 0].astype(np.float64)
+    axes, origins, scales = poses.axes, poses.origins, poses.scales
+    total = weights.sum(axis=1, dtype=np.float64) + 1e-9
     mean, deviation = LIKELY_SCALE
     # The prior weighs like a hundredth of all points seen with 3 mm of noise each; damping keeps steps from flying off.
     damping = total[:, None] * np.array([4.0, 4.0, 4.0, 2e-3, 2e-3, 2e-3, 0.0])
@@ -275,10 +297,13 @@ def similarity_step(
     step = np.linalg.solve(normal_matrix, right[..., None])[..., 0]
     angle = np.linalg.norm(step[:, :3], axis=1, keepdims=True)
     step[:, :3] *= np.minimum(1.0, 0.35 / np.maximum(angle, 1e-12))
-    new_axes = np.matmul(rotations(step[:, :3]), axes)
     growth = np.clip(1 + step[:, 6], 0.9, 1.1)
-    new_scales = np.clip(scales * growth, *_SCALE_RANGE)
-    return new_axes, origins + step[:, 3:6], new_scales
+    return Poses(
+        np.matmul(rotations(step[:, :3]), axes),
+        origins + step[:, 3:6],
+        np.clip(scales * growth, *_SCALE_RANGE),
+        poses.scores,
+    )
 
 
 def rotations(vectors: Array) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from .coarse_alignment import Array, Poses, WeightedPoints
+from .coarse_alignment import Array, Poses, WeightedPoints, dot
 from .resources import resource_path
 
 #: A reference point has no counterpart if the nearest surface is further away than this and not straight below it.
@@ -120,21 +120,18 @@ def face_evidence(poses: Poses, target: EvidenceTarget, tree: cKDTree, points: A
     tree, points, normals : the scan's samples, mm, with smooth normals (k, 3).
     """
     places, planes = poses.place(target.points), poses.turn(target.normals)
-    distance, nearest = tree.query(places.reshape(-1, 3))
-    distance = distance.reshape(places.shape[:2])
-    nearest = nearest.reshape(distance.shape)
-    offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
+    distance, offset, surface_normals = partners(places, tree, points, normals)
     covered = is_covered(distance, offset, surface_normals, planes)
-    signed = np.clip(np.einsum("hni,hni->hn", offset, planes), -_FARTHEST_MM, _FARTHEST_MM)
+    signed = np.clip(dot(offset, planes), -_FARTHEST_MM, _FARTHEST_MM)
     weights = target.weights * covered + 1e-12
     coverage = weights.sum(axis=1)
     weights = weights / coverage[:, None]
-    orientation = np.sum(weights * np.einsum("hni,hni->hn", surface_normals, planes), axis=1)
+    orientation = np.sum(weights * dot(surface_normals, planes), axis=1)
 
     stands_off = signed / poses.scales[:, None] - target.shape.mean_offset
     coefficients, unexplained = _fit_shape(stands_off, weights, target)
     mode_count = target.shape.offset_modes.shape[1]
-    flat = np.broadcast_to(target.points, places.shape)
+    flat = np.broadcast_to(target.points, (len(poses), *target.points.shape))
     seen = target.points + unexplained[..., None] * target.normals
     relief = _correlation(
         _less_quadratic(flat, target.points[None, :, 1:2], weights),
@@ -143,7 +140,7 @@ def face_evidence(poses: Poses, target: EvidenceTarget, tree: cKDTree, points: A
     )
     outward = np.where(orientation < 0, -1.0, 1.0)[:, None, None]
     turn = target.shape.mean_turn + np.einsum("nck,hk->hnc", target.shape.turn_modes, coefficients[:, :mode_count])
-    observed = (np.matmul(surface_normals, poses.axes) * outward)[..., [0, 2]] - turn
+    observed = np.matmul(np.moveaxis(surface_normals, 0, -1), poses.axes[..., [0, 2]]) * outward - turn
     normal_relief = _correlation(
         _less_quadratic(flat, target.normals[None, :, [0, 2]], weights),
         _less_quadratic(flat, observed, weights),
@@ -187,14 +184,22 @@ def _fitness(relief: Array, normal_relief: Array, unexplained_mm: Array, unlikel
     return 1 / (1 + np.exp(-evidence / 3))
 
 
+def partners(places: Array, tree: cKDTree, points: Array, normals: Array) -> tuple[Array, Array, Array]:
+    """Of the samples nearest to ``places`` (3, ...): distances (...), ways there (3, ...) and normals (3, ...)."""
+    distance, nearest = tree.query(np.moveaxis(places, 0, -1))
+    there, normals_there = (np.moveaxis(values.take(nearest, axis=0), -1, 0) for values in (points, normals))
+    return distance, there - places, normals_there
+
+
 def is_covered(distance: Array, offset: Array, surface_normals: Array, planes: Array) -> NDArray[np.bool_]:
-    """Whether reference points (h, n) have a counterpart, instead of lying beyond a border of the scan.
+    """Whether reference points (...) have a counterpart, instead of lying beyond a border of the scan.
+
+    ``distance`` (...) and, as vectors (3, ...), the way there, the normal there and the reference's own.
 
     The nearest surface must be close, or straight above or below by both normals. One of them would not do: seen
     from the cheek that is missing, the wall of the other half of the nose lies straight ahead.
     """
-    along_surface = np.abs(np.einsum("hni,hni->hn", offset, surface_normals))
-    along_planes = np.abs(np.einsum("hni,hni->hn", offset, planes))
+    along_surface, along_planes = np.abs(dot(offset, surface_normals)), np.abs(dot(offset, planes))
     return (distance < _MISSING_MM) | (np.minimum(along_surface, along_planes) > 0.75 * distance)
 
 

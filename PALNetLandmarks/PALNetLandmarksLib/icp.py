@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from scipy.spatial import cKDTree
 
-from .coarse_alignment import Array, Poses, WeightedPoints, similarity_step
-from .face_evidence import is_covered
+from .coarse_alignment import Array, Poses, WeightedPoints, dot, similarity_step
+from .face_evidence import is_covered, partners
 
 #: Reach of the robust weights, mm, step by step.
 _REACH_MM = (8.0, 6.0, 5.0)
@@ -25,15 +24,11 @@ def icp(start: Poses, target: WeightedPoints, tree: cKDTree, points: Array, norm
     target : weighted reference points.
     tree, points, normals : samples of the scan, mm; the normals (k, 3) only need to be smooth, not of one sign.
     """
-    axes, origins, scales = start.axes, start.origins, start.scales
+    poses = start
     for reach in _REACH_MM:
-        current = Poses(axes, origins, scales, scales)
-        places, planes = current.place(target.points), current.turn(target.normals)
-        distance, nearest = tree.query(places.reshape(-1, 3))
-        distance, nearest = distance.reshape(places.shape[:2]), nearest.reshape(places.shape[:2])
-        offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
-        cosine = np.einsum("hni,hni->hn", surface_normals, planes)
-        weights = target.weights * cosine**2 / (1 + (distance / reach) ** 2) ** 2
+        places, planes = poses.place(target.points), poses.turn(target.normals)
+        distance, offset, surface_normals = partners(places, tree, points, normals)
+        weights = target.weights * dot(surface_normals, planes) ** 2 / (1 + (distance / reach) ** 2) ** 2
         weights = weights * is_covered(distance, offset, surface_normals, planes)
-        axes, origins, scales = similarity_step(axes, origins, scales, places, planes, offset, weights)
-    return Poses(axes, origins, scales, start.scores)
+        poses = similarity_step(poses, places, planes, offset, weights)
+    return poses

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .mesh import TriangleMesh
-from .triangle_corners import corners_in_pieces, crossed_edges, lengths, sparing
+from .triangle_corners import PIECE, corners_in_pieces, crossed_edges, lengths, sparing
 
 #: 1/g and 1/g^2 of the plastic number g: the two-dimensional R2 low-discrepancy sequence (M. Roberts, 2018).
 _R2_STEPS = (0.7548776662466927, 0.5698402909980532)
@@ -87,11 +88,7 @@ def sample_surface(
         return SurfaceSamples(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0, np.int64), 0.0)
     pitch = max(float(np.sqrt(_MEAN_SHARE * total / count)), least_pitch)
     columns = columns / pitch - _OFFSET
-    pieces = corners_in_pieces(columns, triangles)
-    reaching = np.concatenate([piece.start + _reaching(corners) for piece, corners in pieces])
-    found = []
-    for piece, corners in corners_in_pieces(columns, triangles[reaching]):
-        found += _meet(corners, reaching[piece])
+    found = [met for corners, numbers in _reaching(columns, triangles) for met in _meet(corners, numbers)]
     points, normals, numbers, rank, depth = (np.concatenate(part, axis=-1) for part in zip(*found))
     order = np.lexsort((depth, rank))
     numbers = numbers[order] if triangle_subset is None else np.asarray(triangle_subset)[numbers[order]]
@@ -111,11 +108,24 @@ def _area(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
     return apart * sum(0.5 * float(lengths(crossed_edges(corners)).sum()) for _, corners in measured)
 
 
-def _reaching(corners: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Which of triangles (3 corners, 3, m) lines can meet: few of those of a fine mesh."""
-    first, second, third = np.ceil(corners)
-    crossed = (first != second) | (second != third)
-    return np.flatnonzero(crossed.sum(axis=0) >= 2)
+def _reaching(
+    columns: NDArray[np.float64], triangles: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    """Corners (3 corners, 3, m) and numbers (m,) of the triangles that lines can meet, some after others, at least once.
+
+    Of a fine mesh they are few.
+    """
+    held, count = [], 0
+    for piece, corners in corners_in_pieces(columns, triangles):
+        first, second, third = np.ceil(corners)
+        crossed = (first != second) | (second != third)
+        chosen = np.flatnonzero(crossed.sum(axis=0) >= 2)
+        held.append((corners.take(chosen, axis=2), piece.start + chosen))
+        count += len(chosen)
+        if count >= PIECE or piece.stop >= len(triangles):
+            held_corners, held_numbers = zip(*held)
+            yield np.concatenate(held_corners, axis=2), np.concatenate(held_numbers)
+            held, count = [], 0
 
 
 def _meet(corners: NDArray[np.float64], numbers: NDArray[np.int64]) -> list[_Met]:

@@ -49,7 +49,7 @@ def shape_icp(start: Poses, target: EvidenceTarget, tree: cKDTree, points: Array
         offset, surface_normals = points.take(nearest, axis=0) - places, normals.take(nearest, axis=0)
         cosine = np.einsum("ni,ni->n", surface_normals, planes)
         weights = SHAPE_CERTAINTY * target.weights * cosine**2 / (1 + (distance / reach) ** 2) ** 2
-        weights = weights * is_covered(distance[None], offset[None], surface_normals[None], planes[None])[0]
+        weights = weights * is_covered(distance, offset.T, surface_normals.T, planes.T)
         arm = places - origin
         growth = np.einsum("ni,ni->n", arm, planes)[:, None]
         rows = np.concatenate([np.cross(arm, planes), planes, growth, scale * modes], axis=1)
