@@ -111,7 +111,7 @@ def _area(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> float:
 def _reaching(
     columns: NDArray[np.float64], triangles: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-    """Corners (3 corners, 3, m) and numbers (m,) of the triangles that lines can meet, some after others, at least once.
+    """Corners (3 corners, 3, m) and numbers (m,) of the triangles that lines can meet, in one part or several.
 
     Of a fine mesh they are few.
     """
