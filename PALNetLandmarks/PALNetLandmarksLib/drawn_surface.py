@@ -70,16 +70,20 @@ def _thinned(
     points: NDArray[np.float32], triangles: NDArray[np.int32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertex clustering: the points of each cell become their mean, triangles within a cell vanish."""
-    points, triangles = _compacted(points, triangles)
+    used = np.zeros(len(points), dtype=bool)
+    used[triangles] = True
+    points = points[used]
     cell = np.floor((points - points.min(axis=0)) / THINNING_CELL_MM).astype(np.int64)
     size = cell.max(axis=0) + 1
     key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
     _, cluster, count = np.unique(key, return_inverse=True, return_counts=True)
     cluster = cluster.reshape(-1).astype(np.int32)
     means = np.stack([np.bincount(cluster, weights=points[:, axis]) / count for axis in range(3)], axis=1)
+    cluster_of = np.empty(len(used), dtype=np.int32)
+    cluster_of[used] = cluster
     remapped = []
     for piece in pieces(triangles):
-        piece = cluster[piece]
+        piece = cluster_of[piece]
         spans = (piece[:, 0] != piece[:, 1]) & (piece[:, 1] != piece[:, 2]) & (piece[:, 2] != piece[:, 0])
         remapped.append(piece[spans])
     return means.astype(np.float32), np.concatenate(remapped)
