@@ -300,9 +300,41 @@ def test_a_search_that_missed_the_face_is_made_again_on_other_samples(
     assert found.fitness == pytest.approx(sample_alignment.fitness, abs=0.02)
 
 
-def test_two_faces_are_refused(sample: TriangleMesh, reference: ReferenceFace) -> None:
+@pytest.mark.parametrize(
+    ("unit", "resembling", "expected"),
+    [("cm", "", ["cm"]), ("inch", "", ["cm", "inch"]), ("inch", "cm", ["cm", "inch"])],
+)
+def test_a_certain_face_ends_the_search_for_the_unit(
+    unit: str,
+    resembling: str,
+    expected: list[str],
+    sample: TriangleMesh,
+    sample_alignment: Alignment,
+    reference: ReferenceFace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = []
+    search = align._search
+
+    def noted(samples, unit, target):  # type: ignore[no-untyped-def]
+        searched.append(unit)
+        found = search(samples, unit, target)
+        if unit != resembling:
+            return found
+        # In a wrong unit a scrap of surface may look like a face.
+        fitness, coverage = np.full_like(found.evidence.fitness, 0.85), np.full_like(found.evidence.coverage, 0.1)
+        return replace(found, evidence=replace(found.evidence, fitness=fitness, coverage=coverage))
+
+    monkeypatch.setattr(align, "_search", noted)
+    found = align_to_reference(sample.with_points(sample.points / UNITS[unit]), reference)
+    assert searched == expected
+    assert (found.unit, found.fitness) == (unit, pytest.approx(sample_alignment.fitness, abs=1e-6))
+
+
+@pytest.mark.parametrize("away", [[320.0, 40.0, 20.0], [-90.0, 380.0, 30.0], [20.0, -60.0, 420.0]])
+def test_two_faces_are_refused(away: list[float], sample: TriangleMesh, reference: ReferenceFace) -> None:
     turn = Rotation.from_rotvec([0, 0, 0.6]).as_matrix()
-    other = moved(as_mesh(reference), turn, sample.points.mean(axis=0) + np.array([320.0, 40.0, 20.0]))
+    other = moved(as_mesh(reference), turn, sample.points.mean(axis=0) + np.array(away))
     with pytest.raises(NotAFaceError, match=r"'pair\.ply' shows more than one face"):
         align_to_reference(together(sample, other, name="pair.ply"), reference)
 
