@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 #: Double precision, but for what is tried on many poses at once.
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 
 #: Radius of the ball in which protrusion is measured: a nose is about this high and wide.
 PROTRUSION_RADIUS_MM = 28.0
@@ -77,7 +76,7 @@ class Poses:
 
 
 def _turned(matrices: Array, vectors: Array) -> Array:
-    """Matrices (h, 3, 3) times vectors (n, 3), as one product: (3, h, n)."""
+    """Matrices (h, 3, 3) times vectors (n, 3): (3, h, n), so that what follows runs along whole rows."""
     return (matrices.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(3, len(matrices), len(vectors))
 
 
