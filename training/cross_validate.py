@@ -61,6 +61,7 @@ _console = Console(stderr=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see ``python -m training.cross_validate --help``."""
     a = _parse(arguments)
+    commit()  # of now, whatever happens to the checkout meanwhile
     try:
         run(a)
     except (LandmarkingError, ValueError) as error:

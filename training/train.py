@@ -28,6 +28,7 @@ from rich.console import Console
 
 from .arguments import add_unit, at_least_one, not_negative
 from .build_task import AnyTask, build_task
+from .commit import commit
 from .finetuning import LEAST_SUBJECTS, Arrays, Start, check_network, initial_weights, start_from
 from .folder import TrainingDataError, check_apart, make_folder
 from .height_map_task import HeightMapTask
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=at_least_one, default=2, help="scans prepared at once")
     parser.add_argument("--version", help="of the weights; by default the name of the run's folder")
     a = parser.parse_args(arguments)
+    commit()  # of now, whatever happens to the checkout meanwhile
     if a.threads:
         torch.set_num_threads(a.threads)
     try:
