@@ -281,16 +281,13 @@ def _search(samples: SurfaceSamples, unit: str, target: AlignmentTarget) -> _Fou
     coarse = samples.thinned(_COARSE_SAMPLES)
     dense, even = samples.points * UNITS[unit], coarse.points * UNITS[unit]
     surface = build_coarse_surface(even, coarse.normals)
-    smooth = surface.normals[surface.lookup(even.T)]
-    tree = _tree(even)
-    poses, evidence = _try(surface, target, tree, even, smooth, borders=False)
+    poses, evidence = _try(surface, target, even, borders=False)
     return _Found(unit, *_ordered(poses, evidence), surface, even, dense)
 
 
 def _search_borders(found: _Found, target: AlignmentTarget) -> _Found:
     """Go on searching where the scan ends, for half faces and noses in tatters."""
-    smooth = found.surface.normals[found.surface.lookup(found.even.T)]
-    poses, evidence = _try(found.surface, target, _tree(found.even), found.even, smooth, borders=True)
+    poses, evidence = _try(found.surface, target, found.even, borders=True)
     poses, evidence = _ordered(found.poses.joined(poses), found.evidence.joined(evidence))
     return replace(found, poses=poses, evidence=evidence)
 
@@ -306,15 +303,14 @@ def _ordered(poses: Poses, evidence: FaceEvidence) -> tuple[Poses, FaceEvidence]
     return poses[order], evidence[order]
 
 
-def _try(
-    surface: CoarseSurface, target: AlignmentTarget, tree: cKDTree, points: Array, normals: Array, borders: bool
-) -> tuple[Poses, FaceEvidence]:
+def _try(surface: CoarseSurface, target: AlignmentTarget, points: Array, borders: bool) -> tuple[Poses, FaceEvidence]:
     tips = nose_candidates(surface, 160 if borders else 80, borders)
     poses = score(hypotheses(*tips, target.rough), surface, target.rough, 9.0)
     poses = distinct(poses, 300 if borders else 60, 6, 20)
     poses = refine(poses, surface, target.rough, (16, 14, 12, 10, 9, 8, 8, 7))
     poses = refine(distinct(poses, 30 if borders else 16, 8, 15), surface, target.coarse, (7.0,) * 6)
     poses = distinct(poses, 20 if borders else 12, 8, 15)
+    tree, normals = _tree(points), surface.normals[surface.lookup(points.T)]
     first, evidence = _weigh(poses[:1], target, tree, points, normals)
     rest = np.arange(1, len(poses))
     if _is_certain(evidence):
@@ -328,8 +324,7 @@ def _try(
 
 def _is_certain(evidence: FaceEvidence) -> bool:
     """Whether the first pose is a face's beyond doubt."""
-    fitness, coverage = evidence.fitness[:1], evidence.coverage[:1]
-    return bool(((fitness >= _CERTAIN_FITNESS) & (coverage >= _CERTAIN_COVERAGE)).any())
+    return bool(evidence.fitness[0] >= _CERTAIN_FITNESS and evidence.coverage[0] >= _CERTAIN_COVERAGE)
 
 
 def _weigh(

@@ -242,11 +242,16 @@ def score(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance_
     return Poses(poses.axes, poses.origins, poses.scales, np.concatenate(scores).astype(np.float64))
 
 
-def _scores(poses: Poses, surface: CoarseSurface, target: WeightedPoints, tolerance_mm: float) -> Array:
+def _beside(poses: Poses, surface: CoarseSurface, target: WeightedPoints) -> tuple[Array, Array, Array, Array]:
+    """Reference points and normals at each pose, the way to about the nearest surface, its normals: (3, h, n) each."""
     places, planes = poses.place(target.points), poses.turn(target.normals)
     nearest = surface.lookup(places)
     points, normals = (values.take(nearest, axis=1) for values in surface.columns)
-    offset = points - places
+    return places, planes, points - places, normals
+
+
+def _scores(poses: Poses, surface: CoarseSurface, target: WeightedPoints, tolerance_mm: float) -> Array:
+    _, planes, offset, normals = _beside(poses, surface, target)
     squared = dot(offset, offset)
     along = np.minimum(np.abs(dot(normals, offset)), np.abs(dot(planes, offset)))
     covered = (squared < tolerance_mm**2) | (along**2 > 0.55 * squared)
@@ -259,11 +264,7 @@ def refine(poses: Poses, surface: CoarseSurface, target: CoarseTarget, tolerance
     """A point-to-plane ICP step per tolerance on all poses at once, the size of the face included; then scores."""
     single = target.single()
     for tolerance in tolerances_mm:
-        tried = poses.single()
-        places, planes = tried.place(single.points), tried.turn(single.normals)
-        nearest = surface.lookup(places)
-        points, normals = (values.take(nearest, axis=1) for values in surface.columns)
-        offset = points - places
+        places, planes, offset, normals = _beside(poses.single(), surface, single)
         weights = single.weights * dot(normals, planes) ** 2 / (1 + dot(offset, offset) / tolerance**2) ** 2
         poses = similarity_step(poses, places, planes, offset, weights)
     return score(poses, surface, target, tolerances_mm[-1])
