@@ -72,20 +72,21 @@ def _thinned(
     """Vertex clustering: the points of each cell become their mean, triangles within a cell vanish."""
     used = np.zeros(len(points), dtype=bool)
     used[triangles] = True
-    points = points[used]
-    cell = np.floor((points - points.min(axis=0)) / THINNING_CELL_MM).astype(np.int64)
-    size = cell.max(axis=0) + 1
-    key = (cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]
+    columns = np.ascontiguousarray(points[used].T)
+    key = np.zeros(columns.shape[1], dtype=np.int64)
+    for column in columns:
+        cell = np.floor((column - column.min()) / THINNING_CELL_MM).astype(np.int64)
+        key = key * (cell.max() + 1) + cell
     _, cluster, count = np.unique(key, return_inverse=True, return_counts=True)
     cluster = cluster.reshape(-1).astype(np.int32)
-    means = np.stack([np.bincount(cluster, weights=points[:, axis]) / count for axis in range(3)], axis=1)
+    means = np.stack([np.bincount(cluster, weights=column) / count for column in columns], axis=1)
     cluster_of = np.empty(len(used), dtype=np.int32)
     cluster_of[used] = cluster
     remapped = []
     for piece in pieces(triangles):
-        piece = cluster_of[piece]
-        spans = (piece[:, 0] != piece[:, 1]) & (piece[:, 1] != piece[:, 2]) & (piece[:, 2] != piece[:, 0])
-        remapped.append(piece[spans])
+        first, second, third = corners = cluster_of.take(piece.T)
+        spans = (first != second) & (second != third) & (third != first)
+        remapped.append(corners.T[spans])
     return means.astype(np.float32), np.concatenate(remapped)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -116,7 +117,12 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
     box = _region_to_draw(landmarks[drawn])
     surface = surface_to_draw(mesh, *placement, box)
-    panels, shown = zip(*(_draw_panel(view, surface, box, landmarks, drawn, detection) for view in VIEWS))
+
+    def draw(view: _View) -> tuple[Image.Image, NDArray[np.intp]]:
+        return _draw_panel(view, surface, box, landmarks, drawn, detection)
+
+    with ThreadPoolExecutor(len(VIEWS)) as executor:
+        panels, shown = zip(*executor.map(draw, VIEWS))
     hidden = np.setdiff1d(drawn, np.concatenate(shown))
     from PIL.PngImagePlugin import PngInfo
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Work is cut into pieces of this many triangles or pixels, which bounds memory.
-CHUNK = 1 << 19
+#: Work is cut into pieces of this many triangles or pixels, which bounds memory and stays in the cache.
+CHUNK = 1 << 16
 
 
 def rasterise(

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from .mesh import TriangleMesh
+from .triangle_corners import corners_in_pieces
 
 #: Ways to put the network's points onto the scan: nearest point of the triangles, nearest vertex, or the centroid of
 #: the ten nearest vertices (the paper's).
@@ -373,16 +374,10 @@ def _in_boxes(
 
 def _triangle_extents(points: NDArray[np.floating], triangles: NDArray[np.int64]) -> NDArray[np.float32]:
     """Longest side of each triangle's bounding box (m,), rounded up."""
-    columns = np.ascontiguousarray(points.T)
     extents = np.empty(len(triangles), dtype=np.float32)
-    for part in _chunks(len(triangles)):
-        first, second, third = np.ascontiguousarray(triangles[part].T)
-        longest = np.zeros(len(first))
-        for column in columns:
-            a, b, c = column[first], column[second], column[third]
-            high, low = np.maximum(np.maximum(a, b), c), np.minimum(np.minimum(a, b), c)
-            np.maximum(longest, high - low, out=longest)
-        extents[part] = longest * (1 + 1e-6)
+    for piece, (first, second, third) in corners_in_pieces(np.ascontiguousarray(points.T), triangles):
+        low, high = np.minimum(np.minimum(first, second), third), np.maximum(np.maximum(first, second), third)
+        extents[piece] = (high - low).max(axis=0) * (1 + 1e-6)
     return extents
 
 

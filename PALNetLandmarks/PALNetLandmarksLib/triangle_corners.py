@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 PIECE = 10_000
 #: Meshes of more triangles are measured by every second one, or third.
 _MEASURED = 4_000_000
+#: Threads that fetch corners, and of how many pieces on they are worth their start.
+_FETCHERS, _FEW_PIECES = 2, 50
 
 
 def triangle_corners(columns: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -23,11 +27,25 @@ def corners_in_pieces(
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """``triangle_corners`` of some triangles after others, with the part of ``triangles`` that they are.
 
-    Of no triangles, one empty piece.
+    Of no triangles, one empty piece. The next pieces are fetched by other threads meanwhile: of a large mesh, memory
+    takes longer to give the corners than most of what is done with them.
     """
-    for start in range(0, max(len(triangles), 1), PIECE):
-        piece = slice(start, start + PIECE)
-        yield piece, triangle_corners(columns, triangles[piece])
+
+    def fetch(piece: slice) -> tuple[slice, NDArray[np.float64]]:
+        return piece, triangle_corners(columns, triangles[piece])
+
+    pieces = [slice(start, start + PIECE) for start in range(0, max(len(triangles), 1), PIECE)]
+    if len(pieces) < _FEW_PIECES:
+        yield from map(fetch, pieces)
+        return
+    with ThreadPoolExecutor(_FETCHERS) as executor:
+        coming: deque[Future[tuple[slice, NDArray[np.float64]]]] = deque()
+        for piece in pieces:
+            coming.append(executor.submit(fetch, piece))
+            if len(coming) > 2 * _FETCHERS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def sparing(count: int) -> int:
