@@ -339,6 +339,30 @@ def test_two_faces_are_refused(away: list[float], sample: TriangleMesh, referenc
         align_to_reference(together(sample, other, name="pair.ply"), reference)
 
 
+def test_a_place_much_less_like_a_face_is_no_second_one(
+    sample: TriangleMesh, reference: ReferenceFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = moved(as_mesh(reference), np.eye(3), sample.points.mean(axis=0) + np.array([320.0, 40.0, 20.0]))
+    pair, settle = together(sample, other, name="pair.ply"), align._settle
+
+    def weakened(first: float, second: float):  # type: ignore[no-untyped-def]
+        def settled(found, target, index):  # type: ignore[no-untyped-def]
+            pose, evidence = settle(found, target, index)
+            fitness = np.full_like(evidence.fitness, second if index else first)
+            return pose, replace(evidence, fitness=fitness)
+
+        return settled
+
+    monkeypatch.setattr(align, "_settle", weakened(0.95, 0.6))
+    assert align_to_reference(pair, reference).fitness == pytest.approx(0.95)
+    monkeypatch.setattr(align, "_settle", weakened(0.95, 0.75))
+    with pytest.raises(NotAFaceError, match="more than one face"):
+        align_to_reference(pair, reference)
+    monkeypatch.setattr(align, "_settle", weakened(0.6, 0.55))
+    with pytest.raises(NotAFaceError, match="too little of a face to tell where it is"):
+        align_to_reference(pair, reference)
+
+
 def test_a_coarse_scan_is_refused_with_the_number_of_its_points(reference: ReferenceFace) -> None:
     cells = np.floor(reference.points / 9.0).astype(np.int64)
     _, first, member = np.unique(cells, axis=0, return_index=True, return_inverse=True)

@@ -6,6 +6,7 @@ import csv
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import load_reference
+from PALNetLandmarksLib.resources import resource_path
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.surface import SurfaceLocator
 from PIL import Image
@@ -371,6 +373,31 @@ def test_measures_corrected_landmarks_of_several_files_in_their_units(tmp_path):
     deviations = [row["standard_deviation"] for row in rows if row["measurement"] == "Ex_R - Ex_L"]
     assert deviations == ["0.707", ""]  # an .fcsv does not say whether a point was moved
     assert f"Ex_R - Ex_L          {width:7.1f} ± 0.7 mm\n" in result.stdout
+
+
+def test_measurements_say_what_is_odd_and_refuse_a_table_of_another_kind_at_once(tmp_path):
+    reference = load_reference()
+    names = tuple("Pq" if label == "Pg" else label for label in reference.labels)
+    write_landmarks(tmp_path / "anna.csv", LandmarkSet(names, reference.landmarks))
+    result = invoke("measure", tmp_path / "anna.csv", "--json")
+    (note,) = json.loads(result.stdout)["files"][0]["notes"]
+    assert result.exit_code == 0 and "(Pq)" in note and f"Note: {note}" in result.stderr
+    result = invoke("measure", tmp_path / "anna.csv", "-o", tmp_path / "all.xlsx")
+    assert result.exit_code == 2
+    assert result.stdout == "" and "ends in .csv" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_ended_from_outside_it_leaves_nothing_half_done_behind(tmp_path):
+    while_it_draws = (
+        "import os, signal, PALNetLandmarksLib.command_line, PALNetLandmarksLib.write_results as results;"
+        "results.render_detection = lambda *args: os.kill(os.getpid(), signal.SIGTERM);"
+        "PALNetLandmarksLib.command_line.main()"
+    )
+    command = [sys.executable, "-c", while_it_draws, "detect", str(resource_path("SampleScan.ply")), "-o", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 128 + signal.SIGTERM
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_measurements_are_printed_though_their_table_cannot_be_written(tmp_path):

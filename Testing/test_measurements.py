@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PALNetLandmarksLib.align import UNITS
 from PALNetLandmarksLib.errors import OutputError, UnknownUnitError, UnreadableLandmarksError
 from PALNetLandmarksLib.landmark_files import write_landmarks
 from PALNetLandmarksLib.landmark_set import LandmarkSet
@@ -16,6 +18,7 @@ from PALNetLandmarksLib.measurements import (
     angles,
     check_sides,
     distances,
+    doubts,
     load_measurements,
     measure,
     unit_of_landmarks,
@@ -114,11 +117,38 @@ def test_points_in_one_place_have_an_undefined_slope_and_warn_of_nothing() -> No
 
 
 @pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("cm", 10.0), ("m", 1000.0), ("inch", 25.4)])
-@pytest.mark.parametrize("size", [0.72, 1.0, 1.25])
+@pytest.mark.parametrize("size", [0.65, 0.72, 1.0, 1.25])
 def test_the_unit_is_found_from_small_and_large_faces(unit: str, mm: float, size: float) -> None:
     rotation = Rotation.random(random_state=1).as_matrix()
     points = (REFERENCE.landmarks * size) @ rotation.T / mm + 7
     assert unit_of_landmarks(LandmarkSet(REFERENCE.labels, points), REFERENCE, "anna.fcsv") == unit
+
+
+@pytest.mark.parametrize(("unit", "size"), [(1.0, 0.52), (1.0, 1.9), (1000.0, 0.52), (25.4, 0.52)])
+def test_an_infant_s_face_has_its_unit_where_no_other_comes_near(unit: float, size: float) -> None:
+    found = unit_of_landmarks(LandmarkSet(REFERENCE.labels, REFERENCE.landmarks * size / unit), REFERENCE, "anna.fcsv")
+    assert UNITS[found] == unit
+
+
+def test_halfway_between_two_units_none_is_chosen() -> None:
+    between = LandmarkSet(REFERENCE.labels, REFERENCE.landmarks / np.sqrt(10 * 25.4))
+    with pytest.raises(UnknownUnitError, match="do not make a face"):
+        unit_of_landmarks(between, REFERENCE, "anna.fcsv")
+    assert unit_of_landmarks(between, REFERENCE, "anna.fcsv", "inch") == "inch"
+
+
+def test_points_that_slipped_and_names_mistyped_are_mentioned() -> None:
+    sound = LandmarkSet(REFERENCE.labels, REFERENCE.landmarks)
+    assert doubts(sound, REFERENCE, "anna.csv") == []
+    points = REFERENCE.landmarks.copy()
+    points[REFERENCE.labels.index("Prn")] += (200.0, 0.0, 0.0)
+    (said,) = doubts(LandmarkSet(REFERENCE.labels, points / 10), REFERENCE, "anna.csv")
+    assert re.match(r"'anna.csv': Prn lies (19\d|20\d) mm from where the other landmarks suggest it", said)
+    names = tuple("Pq" if label == "Pg" else label for label in REFERENCE.labels)
+    (said,) = doubts(LandmarkSet(names, REFERENCE.landmarks), REFERENCE, "anna.csv")
+    assert said.startswith("'anna.csv' has names that are not known (Pq);")
+    more = LandmarkSet((*REFERENCE.labels, "mine"), np.vstack([REFERENCE.landmarks, [0, 0, 0]]))
+    assert doubts(more, REFERENCE, "anna.csv") == [], "points of one's own are no mistake where none is missing"
 
 
 def test_too_few_landmarks_or_none_of_a_face_have_no_unit() -> None:

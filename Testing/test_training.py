@@ -34,7 +34,7 @@ from training.blend import MIXED, RegisteredScans  # noqa: E402
 from training.deviation_scale import fit_deviation_scale  # noqa: E402
 from training.export import average_weights, write_weights  # noqa: E402
 from training.export import main as export  # noqa: E402
-from training.finetuning import habits, scheme_to_finetune  # noqa: E402
+from training.finetuning import habits, scheme_to_finetune, shift_that_carries  # noqa: E402
 from training.folder import Subject, TrainingDataError, find_subjects, read_landmark_files, split_names  # noqa: E402
 from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
@@ -731,11 +731,10 @@ def test_finetuning_takes_over_where_a_laboratory_puts_its_landmarks(tmp_path, c
     assert after.fact("passes") == before.fact("passes") == 4
     # On a face that it has not seen: Pg has moved up, what nobody placed stays.
     mesh, _ = person(30)
-    there = [
-        LandmarkDetector.load(path, device="cpu").detect(mesh).points for path in (bundled, run / "weights.safetensors")
-    ]
-    moved, pg = there[1] - there[0], load_scheme().labels.index("Pg")
-    assert 2 < moved[pg, 2] < 6
+    there = [LandmarkDetector.load(path, device="cpu").detect(mesh) for path in (bundled, run / "weights.safetensors")]
+    moved, pg = (there[1].points - there[0].points) / there[0].face_scale, load_scheme().labels.index("Pg")
+    assert moved[pg, 2] > 2
+    assert np.linalg.norm(moved[pg]) == pytest.approx(card["start"]["moved_mm"]["Pg"], abs=0.5)
     assert np.linalg.norm(moved[kept], axis=1).max() < 1
     # In the files to train on, what nobody placed is where the network has it.
     scans = [load_prepared(file) for file in run.glob("scans-*/training-*.prepared.npz")]
@@ -760,6 +759,15 @@ def test_only_what_exceeds_chance_is_a_habit():
         none = [habits(rng.normal(0, 1, (subjects, 1, 3)), (0,)) for _ in range(1000)]
         assert 0.03 < np.mean([one.any() for one in none]) < 0.07
     assert max(np.linalg.norm(one) for one in none) < 0.5
+
+
+@pytest.mark.parametrize("gain", [0.7, 1.0, 1.8])
+def test_a_shift_carries_as_far_as_was_asked_for(gain):
+    moved = np.array([[0, 0, 4.0], [0, 0, 0], [1.0, -2.0, 0]])
+    turned = gain * np.array([[1, 0.1, 0], [-0.1, 1, 0], [0, 0, 1]])
+    ended = shift_that_carries(moved, lambda shift: shift @ turned.T + [0, 0, 0.01]) @ turned.T
+    np.testing.assert_allclose(ended, moved, atol=0.05)
+    assert not shift_that_carries(np.zeros((2, 3)), lambda shift: 1 / 0).any()
 
 
 def test_finetuning_goes_on_from_weights_older_than_the_parts_across_landmarks(pool, tmp_path):

@@ -1,10 +1,17 @@
-"""Kinds of command line arguments that several commands take."""
+"""What the commands have in common: their parser, and kinds of arguments."""
 
 from __future__ import annotations
 
 import argparse
 
 from PALNetLandmarksLib.align import UNITS
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """A parser that shows the ``description`` as it is written and knows options by their whole names alone."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
 
 
 def at_least_one(text: str) -> int:

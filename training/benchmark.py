@@ -9,7 +9,6 @@ and kept in ``--cache``.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from .arguments import at_least_one
+from .arguments import at_least_one, command_parser
 from .benchmarks.accuracy import measure_accuracy, measure_noise, measure_palnet, measure_unusual
 from .benchmarks.alignment import measure_alignment
 from .benchmarks.environment import describe_run
@@ -86,7 +85,7 @@ def _file_name(name: str, settings: Settings) -> str:
 
 
 def _parse(arguments: Optional[Sequence[str]]) -> tuple[list[str], Settings]:  # noqa: UP045
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scans", type=Path, required=True, help="folder with real scans and *.landmarks.json")
     parser.add_argument("--output", type=Path, required=True)

@@ -8,7 +8,6 @@ the mean, along its normals, is decomposed into its principal modes.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from scipy.spatial import cKDTree
 
+from .arguments import command_parser
 from .simulation.head import HeadModel, head_model_folder
 
 SUBJECTS = 600
@@ -75,7 +75,7 @@ def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()

@@ -5,7 +5,6 @@ python -m training.build_reference --model ../shared/face-model --output PALNetL
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import fast_simplification
@@ -13,6 +12,7 @@ import numpy as np
 from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy.spatial import cKDTree
 
+from .arguments import command_parser
 from .simulation.cameras import Device, Scene, see
 from .simulation.fusion import fuse
 from .simulation.head import HeadModel, head_model_folder
@@ -55,7 +55,7 @@ def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scheme", default="lafas50", choices=["lafas50", "multipie68"])
     parser.add_argument("--output", type=Path, required=True)

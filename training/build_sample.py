@@ -5,12 +5,12 @@ python -m training.build_sample --model ../shared/face-model --output PALNetLand
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import fast_simplification
 import numpy as np
 
+from .arguments import command_parser
 from .cohort import PLANS, draw_capture
 from .simulation.capture import CaptureSimulator
 from .simulation.head import HeadModel, head_model_folder
@@ -25,7 +25,7 @@ TRIANGLES = 22_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--subject", type=int, default=SUBJECT)

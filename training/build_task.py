@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from .messages import progress
 from .palnet_task import SPLITS, PALNetTask, examples_of_pool, examples_of_scans, prepare_patches
 from .prepared import PREPARATION, prepare_aligned_scan, prepare_placed_scan, save_prepared
 from .source import PREPARED, Source, leave_out
+from .training_options import TrainingOptions
 from .training_scheme import counterparts, mean_landmarks, reference_with
 
 AnyTask = Union[PALNetTask, HeightMapTask]
@@ -38,20 +38,20 @@ def build_task(
     recipe: Recipe,
     reference: ReferenceFace,
     source: Source,
-    a: argparse.Namespace,
+    options: TrainingOptions,
     console: Console,
 ) -> AnyTask:
     """Prepare the subjects of ``source`` for the network that ``config`` names, in the folder of the run.
 
     Those that cannot be prepared are named and added to ``source.left_out``; a laboratory's prepared scans are added to
-    ``source.files``. ``a``: the options of ``training.train``.
+    ``source.files``. ``options``: those of ``training.train``.
 
     Raises
     ------
     TrainingDataError
         If the landmarks do not suit the network, or no subject is left.
     """
-    builder = _Builder(config, recipe, reference, source, a, console)
+    builder = _Builder(config, recipe, reference, source, options, console)
     return builder.palnet() if config["network"] == "pal-net" else builder.height_maps()
 
 
@@ -63,7 +63,7 @@ class _Builder:
     recipe: Recipe
     reference: ReferenceFace
     source: Source
-    options: argparse.Namespace
+    options: TrainingOptions
     console: Console
 
     def palnet(self) -> PALNetTask:
@@ -89,11 +89,11 @@ class _Builder:
 
     def height_maps(self) -> HeightMapTask:
         """Dense samples, of which height maps are drawn while the network learns."""
-        source, a = self.source, self.options
+        source, options = self.source, self.options
         changes = {key: self.config[key] for key in ("model", "augmented", "with_normals") if key in self.config}
         if not source.scans:
             # A pool may grow during training, unless its share of subjects is fixed.
-            training = source.files["training"] if a.limit or not a.validation else a.data
+            training = source.files["training"] if options.limit or not options.validation else options.data
             validation = source.files["validation"]
             return HeightMapTask(
                 source.scheme,
@@ -106,7 +106,7 @@ class _Builder:
                 **changes,
             )
         reference, mirrored = self._of_landmarks()
-        folder = self._folder("scans", reference, load_weights(a.finetune).sha256 if a.finetune else None)
+        folder = self._folder("scans", reference, load_weights(options.finetune).sha256 if options.finetune else None)
         folder.mkdir(exist_ok=True)
         files = self._prepare_scans(folder, reference)
         source.files.update(files)

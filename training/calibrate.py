@@ -10,7 +10,6 @@ numbers. The points stay as they are.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights
 
-from .arguments import at_least_one
+from .arguments import at_least_one, command_parser
 from .benchmarks.accuracy import Measured, calibration_groups, measure_capture
 from .benchmarks.captures import make_captures
 from .benchmarks.work import spread_work
@@ -68,7 +67,7 @@ def calibrate(measured: Sequence[Measured], weights: Path, output: Path, version
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="folder of the head model")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the simulated captures")

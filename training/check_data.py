@@ -10,7 +10,6 @@ as it may have slipped, or carry another's name. Nothing is changed. Exit status
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 
 from .aligned_scans import align_scans, as_in_scan
-from .arguments import add_unit, at_least_one
+from .arguments import add_unit, at_least_one, command_parser
 from .finetuning import habits
 from .folder import Subject, find_subjects, read_landmark_files, twins
 from .messages import say_note, say_reasons
@@ -64,7 +63,7 @@ class Expected:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see ``python -m training.check_data --help``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of scans with landmarks")
     parser.add_argument("--weights", type=Path, help="weights to expect the landmarks by, instead of the bundled ones")
     add_unit(parser)

@@ -31,7 +31,7 @@ from rich.progress import track
 from scipy.spatial.transform import Rotation
 
 from .annotator import add_annotator_noise, put_higher
-from .arguments import at_least_one
+from .arguments import at_least_one, command_parser
 from .folder import TrainingDataError, make_folder
 from .prepared import prepare_scan, save_prepared
 from .simulation.capture import REGISTERED, Capture, CaptureSimulator
@@ -180,7 +180,7 @@ def _label_and_millimetres(text: str) -> tuple[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("cohort", choices=sorted(PLANS))
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--output", type=Path, required=True)

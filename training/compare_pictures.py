@@ -8,7 +8,6 @@ reference face by its landmarks; real ones need a ``<scan>.landmarks.json`` besi
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.reference import ReferenceFace, load_reference
 from PIL import Image, ImageDraw
 
+from .arguments import command_parser
 from .simulation.cameras import Scene
 from .simulation.capture import CaptureSimulator
 from .simulation.head import HeadModel, head_model_folder
@@ -109,7 +109,7 @@ def compose(scans: list[Shown], columns: int = 3) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--model", type=head_model_folder, required=True, help="folder of the head model")
     parser.add_argument("--scans", type=Path, required=True, help="folder with <scan>.ply and <scan>.landmarks.json")
     parser.add_argument("--simulated", type=int, default=9, help="how many captures to simulate")

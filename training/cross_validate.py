@@ -11,11 +11,11 @@ report is made anew after every fold. Every method in a run gets the same budget
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
 from .aligned_scans import AlignedScan, align_scans
-from .arguments import add_unit, at_least_one, not_negative
+from .arguments import add_unit, at_least_one, command_parser, not_negative
 from .commit import commit
 from .experiments.folds import PROTOCOLS, Fold, link_fold, make_folds
 from .experiments.methods import (
@@ -55,15 +55,39 @@ from .training_scheme import counterparts, mean_landmarks, scheme_of, sides_of, 
 
 DEFAULT_METHODS = ("template", "shape-model", "pal-net", "height-map-net", "shipped")
 
+
+@dataclass(frozen=True)
+class CrossValidationOptions:
+    """What is asked for on the command line (``--help`` explains it); ``methods`` with those of whole tables."""
+
+    data: Path
+    output: Path
+    report: Path | None
+    methods: list[str]
+    protocol: str
+    folds: int
+    folds_run: list[int] | None
+    minutes: float
+    epochs: int | None
+    finetune: Path | None
+    surface: str
+    unit: str | None
+    limit: int | None
+    published: Path | None
+    device: str
+    threads: int
+    seed: int
+
+
 _console = Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see ``python -m training.cross_validate --help``."""
-    a = _parse(arguments)
+    options = _parse(arguments)
     commit()  # of now, whatever happens to the checkout meanwhile
     try:
-        run(a)
+        run(options)
     except (LandmarkingError, ValueError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
@@ -72,78 +96,89 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("Error: a training failed for the reason above; mend it and give the same command again to go on.")
 
 
-def run(a: argparse.Namespace) -> None:
+def run(options: CrossValidationOptions) -> None:
     """Train and test every method on every fold that is asked for."""
-    check_apart(a.output, a.data)
-    if a.finetune:
-        for method in (METHODS[name] for name in a.methods if METHODS[name].kind == "network"):
-            check_network(a.finetune, method.read_config()["network"])
-    found, left_out = find_subjects(a.data)
+    check_apart(options.output, options.data)
+    if options.finetune:
+        for method in (METHODS[name] for name in options.methods if METHODS[name].kind == "network"):
+            check_network(options.finetune, method.read_config()["network"])
+    found, left_out = find_subjects(options.data)
     sets, unreadable = read_landmark_files(found)
     left_out |= unreadable
     say_reasons(_console, "Left out", left_out)
     subjects = {subject.name: subject for subject in found if subject.name in sets}
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    names = sorted(subjects)[: a.limit]
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    names = sorted(subjects)[: options.limit]
     chosen = [sets[name] for name in names]
-    labels = without_rare(scheme_of(chosen, a.data.name), chosen, partial(say_note, _console)).labels
-    make_folder(a.output)
+    labels = without_rare(scheme_of(chosen, options.data.name), chosen, partial(say_note, _console)).labels
+    make_folder(options.output)
     aligned, refused = align_scans(
-        [subjects[name] for name in names], sets, labels, load_reference(), _alignments(a), a.unit, workers=2
+        [subjects[name] for name in names],
+        sets,
+        labels,
+        load_reference(),
+        _alignments(options),
+        options.unit,
+        workers=2,
     )
     # What the landmark file says cannot be tested against; a scan that is not aligned counts as refused in the tests.
     wrong = {name: str(error) for name, error in refused.items() if isinstance(error, TrainingDataError)}
     say_reasons(_console, "Left out", wrong)
     if not aligned and refused:
-        raise ValueError(f"No scan in '{a.data}' can be used. The first: {next(iter(refused.values()))}")
+        raise ValueError(f"No scan in '{options.data}' can be used. The first: {next(iter(refused.values()))}")
     scans = {scan.subject.name: scan for scan in aligned}
     mm_per_unit = {name: scan.mm_per_unit for name, scan in scans.items()}
     names = [name for name in names if name not in wrong]
-    absent = [number for number in a.folds_run or () if not 0 <= number < a.folds]
+    absent = [number for number in options.folds_run or () if not 0 <= number < options.folds]
     if absent:
-        raise ValueError(f"There is no fold {absent[0]}; --folds-run counts from 0 to {a.folds - 1}.")
-    folds = make_folds(names, a.folds, a.protocol, a.seed, refused)
+        raise ValueError(f"There is no fold {absent[0]}; --folds-run counts from 0 to {options.folds - 1}.")
+    folds = make_folds(names, options.folds, options.protocol, options.seed, refused)
     settings = {
-        "data": a.data.resolve().name,
+        "data": options.data.resolve().name,
         "subjects": len(names),
         "labels": list(labels),
-        "folds": a.folds,
-        "protocol": a.protocol,
-        "seed": a.seed,
-        "minutes": a.minutes,
-        "epochs": a.epochs,
-        "finetune": a.finetune.name if a.finetune else None,
-        "surface": a.surface,
-        "unit": a.unit,
+        "folds": options.folds,
+        "protocol": options.protocol,
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "epochs": options.epochs,
+        "finetune": options.finetune.name if options.finetune else None,
+        "surface": options.surface,
+        "unit": options.unit,
     }
-    _check_same(a.output / "settings.json", settings)
+    _check_same(options.output / "settings.json", settings)
     facts = {
         **settings,
         "left_out": {**left_out, **wrong},
         "sides": sides_of(labels, mean_landmarks(scan.landmarks / scan.face_scale for scan in aligned)),
-        "scans": str(a.data),
+        "scans": str(options.data),
         "command": "python -m training.cross_validate " + " ".join(sys.argv[1:]),
     }
-    _report(facts, a)
+    _report(facts, options)
     for fold in folds:
-        if a.folds_run is not None and fold.number not in a.folds_run:
+        if options.folds_run is not None and fold.number not in options.folds_run:
             continue
-        for name in a.methods:
-            result = a.output / name / f"fold-{fold.number}.npz"
+        for name in options.methods:
+            result = options.output / name / f"fold-{fold.number}.npz"
             if result.exists():
                 continue
-            _console.print(f"fold {fold.number + 1} of {a.folds}: {METHODS[name].title}", highlight=False)
-            predict = _prepare(METHODS[name], fold, subjects, scans, labels, a)
+            _console.print(f"fold {fold.number + 1} of {options.folds}: {METHODS[name].title}", highlight=False)
+            predict = _prepare(METHODS[name], fold, subjects, scans, labels, options)
             predictions = predict_subjects(
-                predict, [subjects[subject] for subject in fold.test], labels, METHODS[name].title, mm_per_unit, a.unit
+                predict,
+                [subjects[subject] for subject in fold.test],
+                labels,
+                METHODS[name].title,
+                mm_per_unit,
+                options.unit,
             )
             say_reasons(_console, "Refused", predictions.refused)
             result.parent.mkdir(parents=True, exist_ok=True)
             predictions.save(result)
-            _note_commit(a.output, result, _start(METHODS[name], a))
-            _report(facts, a)
-    report = (a.report or a.output) / "tables.md"
+            _note_commit(options.output, result, _start(METHODS[name], options))
+            _report(facts, options)
+    report = (options.report or options.output) / "tables.md"
     said = f"Report: {report}" if report.exists() else "No report: no method has placed a landmark on any test subject."
     _console.print(said, soft_wrap=True)
 
@@ -154,48 +189,57 @@ def _prepare(
     subjects: dict[str, Subject],
     scans: Mapping[str, AlignedScan],
     labels: tuple[str, ...],
-    a: argparse.Namespace,
+    options: CrossValidationOptions,
 ) -> Predict:
     """Train ``method`` on a fold; what predicts. ``scans``: those that could be aligned."""
     if method.kind == "weights":
-        return predictor_of_weights(None, labels, a.device, a.surface)
-    run_folder, budget = a.output / "runs" / f"{method.run}-{fold.number}", Budget(a.minutes, a.epochs)
+        return predictor_of_weights(None, labels, options.device, options.surface)
+    run_folder, budget = (
+        options.output / "runs" / f"{method.run}-{fold.number}",
+        Budget(options.minutes, options.epochs),
+    )
     if method.kind == "network":
-        folders = link_fold(fold, subjects, a.output / "folds" / str(fold.number))
+        folders = link_fold(fold, subjects, options.output / "folds" / str(fold.number))
         weights = train_network(
-            method, folders, run_folder, _alignments(a), budget, a.device, a.threads, _start(method, a), a.unit
+            method,
+            folders,
+            run_folder,
+            _alignments(options),
+            budget,
+            options.device,
+            options.threads,
+            _start(method, options),
+            options.unit,
         )
         if method.passes:
             weights = with_passes(weights, method.passes)
-        predict = predictor_of_weights(weights, labels, a.device, a.surface)
+        predict = predictor_of_weights(weights, labels, options.device, options.surface)
         if method.afterwards == "mirror":
             means = mean_landmarks(scans[name].landmarks / scans[name].face_scale for name in fold.training)
-            return mean_with_mirrored(predict, counterparts(means), a.surface)
+            return mean_with_mirrored(predict, counterparts(means), options.surface)
         if method.afterwards == "shape-prior":
-            return with_shape_prior(predict, [scans[name].landmarks for name in fold.training], a.surface)
+            return with_shape_prior(predict, [scans[name].landmarks for name in fold.training], options.surface)
         return predict
 
     def aligned(names: Sequence[str]) -> list[AlignedScan]:
         return [scans[name] for name in names]
 
     if method.kind == "peer":
-        return train_peer(method, aligned(fold.training), aligned(fold.validation), run_folder, budget, a.device)
-    known = aligned(fold.training + fold.validation * (a.protocol == "strict"))
+        return train_peer(method, aligned(fold.training), aligned(fold.validation), run_folder, budget, options.device)
+    known = aligned(fold.training + fold.validation * (options.protocol == "strict"))
     return predictor_of_template(known) if method.kind == "template" else predictor_of_shape_model(known)
 
 
-def _start(method: Method, a: argparse.Namespace) -> Path | None:
+def _start(method: Method, options: CrossValidationOptions) -> Path | None:
     """The weights that ``method`` uses or that its trainings begin with, if not random ones."""
-    if method.kind == "weights" or (method.name == FINE_TUNED and not a.finetune):
+    if method.kind == "weights" or (method.name == FINE_TUNED and not options.finetune):
         return resource_path("Weights.safetensors")
-    start: Path | None = a.finetune
-    return start
+    return options.finetune
 
 
-def _alignments(a: argparse.Namespace) -> Path:
+def _alignments(options: CrossValidationOptions) -> Path:
     """Where all trainings of a run find how the scans lie."""
-    folder: Path = a.output / "alignments"
-    return folder
+    return options.output / "alignments"
 
 
 def _note_commit(output: Path, result: Path, start: Path | None) -> None:
@@ -208,11 +252,11 @@ def _note_commit(output: Path, result: Path, start: Path | None) -> None:
     (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
 
 
-def _report(facts: dict[str, object], a: argparse.Namespace) -> None:
-    facts = {**facts, "commit": ", ".join(dict.fromkeys(read_commits(a.output).values())) or commit()}
-    write_report(a.output, a.report or a.output, facts, a.published)
-    if a.report:
-        keep_predictions(a.output, {**facts, "scans": ""}, a.report / "predictions")
+def _report(facts: dict[str, object], options: CrossValidationOptions) -> None:
+    facts = {**facts, "commit": ", ".join(dict.fromkeys(read_commits(options.output).values())) or commit()}
+    write_report(options.output, options.report or options.output, facts, options.published)
+    if options.report:
+        keep_predictions(options.output, {**facts, "scans": ""}, options.report / "predictions")
 
 
 def _check_same(note: Path, settings: dict[str, object]) -> None:
@@ -228,8 +272,8 @@ def _check_same(note: Path, settings: dict[str, object]) -> None:
     note.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parse(arguments: Sequence[str] | None) -> CrossValidationOptions:
+    parser = command_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with scans and landmark files")
     parser.add_argument("--output", type=Path, required=True, help="folder of runs, predictions and report")
     parser.add_argument("--report", type=Path, help="folder of tables, figures and what they were made of (OUTPUT)")
@@ -263,16 +307,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    a = parser.parse_args(arguments)
-    chosen = [*(a.methods or ()), *(("template", *ABLATIONS) if a.ablations else ()), *(PARTS if a.parts else ())]
-    a.methods = list(dict.fromkeys(chosen or DEFAULT_METHODS))
-    if a.finetune and set(a.methods) & {name for name in PARTS if METHODS[name].changes}:
+    values = vars(parser.parse_args(arguments))
+    chosen = [
+        *(values["methods"] or ()),
+        *(("template", *ABLATIONS) if values.pop("ablations") else ()),
+        *(PARTS if values.pop("parts") else ()),
+    ]
+    options = CrossValidationOptions(**{**values, "methods": list(dict.fromkeys(chosen or DEFAULT_METHODS))})
+    if options.finetune and set(options.methods) & {name for name in PARTS if METHODS[name].changes}:
         parser.error("--finetune: the height-map network without one of its parts learns from random weights")
-    if a.epochs is not None and a.epochs < 1:
-        learnt = all(METHODS[name].kind not in ("peer", "network") or _start(METHODS[name], a) for name in a.methods)
-        if a.epochs < 0 or not learnt:
+    if options.epochs is not None and options.epochs < 1:
+        learnt = all(
+            METHODS[name].kind not in ("peer", "network") or _start(METHODS[name], options) for name in options.methods
+        )
+        if options.epochs < 0 or not learnt:
             parser.error("--epochs 0 is for networks that start from weights; others learn nothing without an epoch")
-    return a
+    return options
 
 
 if __name__ == "__main__":

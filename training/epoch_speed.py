@@ -10,7 +10,6 @@ one view of each of the paper's training subjects; the recipe of our network cal
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import tempfile
@@ -29,6 +28,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.scheme import load_scheme
 from torch.utils.data import DataLoader, TensorDataset
 
+from .arguments import command_parser
 from .benchmarks.environment import describe_environment
 from .experiments.methods import METHODS
 from .experiments.plain_palnet import PlainPALNet
@@ -45,7 +45,7 @@ SUBJECTS = 171
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="folder of epoch-speed.json")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

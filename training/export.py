@@ -25,7 +25,7 @@ from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.scheme import load_scheme
 from PALNetLandmarksLib.weights import load_weights, save_weights
 
-from .arguments import at_least_one
+from .arguments import at_least_one, command_parser
 from .commit import commit
 from .finetuning import Start
 from .folder import TrainingDataError, make_folder
@@ -70,7 +70,7 @@ def average_weights(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see ``python -m training.export --help``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--version", required=True)

@@ -289,7 +289,8 @@ class _Run:
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         _save(self._checkpoint, {**parts, "state": self._state, "history": self.history})
         (self._folder / "history.json").write_text(json.dumps(self.history, indent=1), encoding="utf-8")
-        draw_curves(self.history, self._recipe.watched, self._folder / "curves.png")
+        if self._state["epoch"]:
+            draw_curves(self.history, self._recipe.watched, self._folder / "curves.png")
 
     def wait(self) -> None:
         """Let all processes come as far as this."""

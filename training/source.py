@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from rich.console import Console
 from .aligned_scans import AlignedScan, align_scans
 from .finetuning import scheme_to_finetune
 from .folder import (
+    Subject,
     TrainingDataError,
     find_subjects,
     read_landmark_files,
@@ -25,6 +25,7 @@ from .folder import (
     twins,
 )
 from .messages import progress, say_note, say_reasons
+from .training_options import TrainingOptions
 from .training_scheme import read_scheme, scheme_of, without_rare
 
 #: How the files of a pool end (``training.cohort`` makes them).
@@ -50,40 +51,42 @@ class Source:
 
 
 def open_source(
-    config: dict[str, Any], seed: int, reference: ReferenceFace, a: argparse.Namespace, console: Console
+    config: dict[str, Any], seed: int, reference: ReferenceFace, options: TrainingOptions, console: Console
 ) -> Source:
-    """Find the subjects of each split, as the options ``a`` of ``training.train`` say.
+    """Find the subjects of each split, as the options of ``training.train`` say.
 
     Raises
     ------
     TrainingDataError
         If a split has no subject that can be used.
     """
-    folders = {"training": a.data, "validation": a.validation or a.data, "test": a.test or a.data}
-    if a.validation and not a.test:
+    data = options.data
+    folders = {"training": data, "validation": options.validation or data, "test": options.test or data}
+    if options.validation and not options.test:
         del folders["test"]  # all of --data is for training then
     shares = {"validation": 0.15, "test": 0.15, **config.get("split", {})}
     for split in ("validation", "test"):
-        if folders.get(split) != a.data:
+        if folders.get(split) != data:
             shares[split] = 0.0
-    if shares["validation"] <= 0 and not a.validation:
+    if shares["validation"] <= 0 and not options.validation:
         raise TrainingDataError("Without a share of the subjects for validation, name a folder by --validation.")
-    if any(a.data.glob(f"*{PREPARED}")):
-        return _open_pool(folders, shares, seed, a)
-    return _open_scans(folders, shares, seed, reference, a, console)
+    if any(data.glob(f"*{PREPARED}")):
+        return _open_pool(folders, shares, seed, options)
+    return _open_scans(folders, shares, seed, reference, options, console)
 
 
-def _open_pool(folders: dict[str, Path], shares: dict[str, float], seed: int, a: argparse.Namespace) -> Source:
-    scheme = read_scheme(a.scheme) if a.scheme else load_scheme()
-    files = {split: sorted(folder.glob(f"*{PREPARED}")) for split, folder in folders.items() if folder != a.data}
-    own = {file.name: file for file in sorted(a.data.glob(f"*{PREPARED}"))}
+def _open_pool(folders: dict[str, Path], shares: dict[str, float], seed: int, options: TrainingOptions) -> Source:
+    data = options.data
+    scheme = read_scheme(options.scheme) if options.scheme else load_scheme()
+    files = {split: sorted(folder.glob(f"*{PREPARED}")) for split, folder in folders.items() if folder != data}
+    own = {file.name: file for file in sorted(data.glob(f"*{PREPARED}"))}
     if shares["validation"] or shares["test"]:
         for split, names in split_names(list(own), shares["validation"], shares["test"], seed).items():
             files.setdefault(split, [own[name] for name in names])
     files.setdefault("training", list(own.values()))
-    files["training"] = files["training"][: a.limit]
+    files["training"] = files["training"][: options.limit]
     if not files["validation"]:
-        raise TrainingDataError(f"'{a.validation}' holds no prepared scans ({PREPARED}).")
+        raise TrainingDataError(f"'{options.validation}' holds no prepared scans ({PREPARED}).")
     return Source(folders, files, {}, scheme, {})
 
 
@@ -92,47 +95,50 @@ def _open_scans(
     shares: dict[str, float],
     seed: int,
     reference: ReferenceFace,
-    a: argparse.Namespace,
+    options: TrainingOptions,
     console: Console,
 ) -> Source:
-    subjects, sets, left_out = {}, {}, {}
+    data = options.data
+    subjects: dict[Path, list[Subject]] = {}
+    sets: dict[Path, dict[str, LandmarkSet]] = {}
+    left_out: dict[str, str] = {}
     for folder in dict.fromkeys(folders.values()):
         subjects[folder], apart = find_subjects(folder)
         sets[folder], unreadable = read_landmark_files(subjects[folder])
         leave_out(left_out, {**apart, **unreadable}, console)
-    own = list(sets[a.data])
-    for first, second in twins(sets[a.data]):
+    own = list(sets[data])
+    for first, second in twins(sets[data]):
         say_note(
             console,
             f"{first} and {second} have the same landmarks and may end on two sides of the split; keep one of them.",
         )
     names = split_names(own, shares["validation"], shares["test"], seed)
-    names["training"] = names["training"][: a.limit]
+    names["training"] = names["training"][: options.limit]
     for split, folder in folders.items():
-        if folder != a.data:
+        if folder != data:
             names[split] = list(sets[folder])
-            shared = shared_subjects(sets[a.data], sets[folder])
+            shared = shared_subjects(sets[data], sets[folder])
             if shared:
                 say_note(
                     console,
-                    f"{len(shared)} scans of '{folder}' are in '{a.data}', too ({shared[0]}, ...), so their errors say "
+                    f"{len(shared)} scans of '{folder}' are in '{data}', too ({shared[0]}, ...), so their errors say "
                     "little of other people; take them out of one of the folders.",
                 )
-    training = [sets[a.data][name] for name in names["training"]]
-    scheme = read_scheme(a.scheme) if a.scheme else scheme_of([sets[a.data][name] for name in own], a.data.name)
+    training = [sets[data][name] for name in names["training"]]
+    scheme = read_scheme(options.scheme) if options.scheme else scheme_of([sets[data][name] for name in own], data.name)
     warn = partial(say_note, console)
     # Weights to go on with keep what they know of landmarks that the laboratory does not place.
     whole = None
-    if a.finetune and not a.scheme:
-        whole = scheme_to_finetune(a.finetune, scheme.labels, warn)
+    if options.finetune and not options.scheme:
+        whole = scheme_to_finetune(options.finetune, scheme.labels, warn)
     scheme = whole or without_rare(scheme, training, warn)
     scans: dict[str, list[AlignedScan]] = {}
     with progress(console, "align", sum(len(names[split]) for split in folders)) as advance:
         for split, folder in folders.items():
             chosen = [subject for subject in subjects[folder] if subject.name in set(names[split])]
-            cache = a.alignments or a.output / "alignments" / (split if folder != a.data else "data")
+            cache = options.alignments or options.output / "alignments" / (split if folder != data else "data")
             scans[split], refused = align_scans(
-                chosen, sets[folder], scheme.labels, reference, cache, a.unit, a.workers, advance
+                chosen, sets[folder], scheme.labels, reference, cache, options.unit, options.workers, advance
             )
             leave_out(left_out, {name: str(error) for name, error in refused.items()}, console)
     for split in ("training", "validation"):
@@ -141,9 +147,9 @@ def _open_scans(
             raise TrainingDataError(f"No scan of the {split} split can be used. The first that was left out: {first}")
     kept = whole or without_rare(scheme, [_as_set(scan, scheme) for scan in scans["training"]], warn, 1)
     if kept is not scheme:  # its only subjects were refused
-        chosen = [scheme.labels.index(label) for label in kept.labels]
+        known = [scheme.labels.index(label) for label in kept.labels]
         for split in scans:
-            scans[split] = [_with_landmarks(scan, chosen) for scan in scans[split]]
+            scans[split] = [_with_landmarks(scan, known) for scan in scans[split]]
     return Source(folders, {}, scans, kept, left_out)
 
 

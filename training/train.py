@@ -11,11 +11,11 @@ DIR holds <subject>.ply (or another mesh) and <subject>.mrk.json (.json, .fcsv, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
 
-from .arguments import add_unit, at_least_one, not_negative
+from .arguments import add_unit, at_least_one, command_parser, not_negative
 from .build_task import AnyTask, build_task
 from .commit import commit
 from .finetuning import LEAST_SUBJECTS, Arrays, Start, check_network, initial_weights, start_from
@@ -36,6 +36,7 @@ from .loop import CHECKPOINT, Recipe, choose_device, start_processes, train
 from .memory import keep_freed_memory
 from .messages import say_note
 from .source import Source, open_source
+from .training_options import TrainingOptions
 from .training_scheme import read_scheme
 from .write_run import write_run
 
@@ -47,7 +48,24 @@ _console = Console(stderr=True)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; see ``python -m training.train --help``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = _parse(arguments)
+    commit()  # of now, whatever happens to the checkout meanwhile
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        _run(options)
+    except (LandmarkingError, FloatingPointError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        kept = (options.output / CHECKPOINT).exists()
+        sys.exit(f"Interrupted; the same command {'goes on from the last checkpoint' if kept else 'begins anew'}.")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _parse(arguments: Sequence[str] | None) -> TrainingOptions:
+    parser = command_parser(__doc__)
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="by default PAL-Net's published recipe")
     parser.add_argument("--data", type=Path, required=True, help="folder to train on")
     parser.add_argument("--validation", type=Path, help="folder to stop early by, instead of a share of --data")
@@ -60,52 +78,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--minutes", type=not_negative, default=0.0, help="for all epochs, of the processor's own time; 0: no limit"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="change the recipe"
+    )
     parser.add_argument("--alignments", type=Path, help="keep the scans' alignments here, for several runs to share")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch; 0: its own choice")
     parser.add_argument("--workers", type=at_least_one, default=2, help="scans prepared at once")
     parser.add_argument("--version", help="of the weights; by default the name of the run's folder")
-    a = parser.parse_args(arguments)
-    commit()  # of now, whatever happens to the checkout meanwhile
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    try:
-        _run(a)
-    except (LandmarkingError, FloatingPointError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        kept = (a.output / CHECKPOINT).exists()
-        sys.exit(f"Interrupted; the same command {'goes on from the last checkpoint' if kept else 'begins anew'}.")
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    return TrainingOptions(**vars(parser.parse_args(arguments)))
 
 
-def _run(a: argparse.Namespace) -> None:
+def _run(options: TrainingOptions) -> None:
     keep_freed_memory()
-    config, recipe = _read_config(a.config, a.set, a.finetune is not None)
-    if a.finetune:
-        check_network(a.finetune, config["network"])
-    device = choose_device(a.device)
+    config, recipe = _read_config(options.config, options.changes, options.finetune is not None)
+    if options.finetune:
+        check_network(options.finetune, config["network"])
+    device = choose_device(options.device)
     rank, world = start_processes(device)
     _console.quiet = rank > 0  # the first process says what is left out
 
     def build() -> tuple[AnyTask, Source]:
-        _check_same_run(a.output, config, a)
+        _check_same_run(options.output, config, options)
         reference = load_reference()
-        source = open_source(config, recipe.seed, reference, a, _console)
+        source = open_source(config, recipe.seed, reference, options, _console)
         if source.scans:  # a pool may grow, and its new subjects go to no other side
-            _check_same_subjects(a.output, source.splits)
-        return build_task(config, recipe, reference, source, a, _console), source
+            _check_same_subjects(options.output, source.splits)
+        return build_task(config, recipe, reference, source, options, _console), source
 
     task, source = _first_before_others(build, rank, world)
     initial, start = None, None
-    if a.finetune:
-        initial, start = _first_before_others(lambda: _start(task, source, a), rank, world)
-    network, history = train(task, recipe, a.output, device, a.minutes, initial)
+    if options.finetune:
+        initial, start = _first_before_others(
+            partial(_start, task, source, options.finetune, options.output), rank, world
+        )
+    network, history = train(task, recipe, options.output, device, options.minutes, initial)
     if rank == 0:
-        write_run(task, network, history, source, config, recipe, device, world, start, a, _console)
+        write_run(task, network, history, source, config, recipe, device, world, start, options, _console)
 
 
 def _first_before_others(prepare: Callable[[], Prepared], rank: int, world: int) -> Prepared:
@@ -149,18 +158,18 @@ def _read_config(path: Path, changes: Sequence[str], finetune: bool) -> tuple[di
     return config, recipe
 
 
-def _start(task: AnyTask, source: Source, a: argparse.Namespace) -> tuple[Arrays, Start]:
+def _start(task: AnyTask, source: Source, weights: Path, folder: Path) -> tuple[Arrays, Start]:
     """What the run begins with, unless it goes on; says where the laboratory differs from the weights."""
-    arrays = initial_weights(a.finetune, task)
-    if (a.output / CHECKPOINT).exists():
-        return arrays, Start.load(a.output)
+    arrays = initial_weights(weights, task)
+    if (folder / CHECKPOINT).exists():
+        return arrays, Start.load(folder)
     start = Start(None, ())
     if isinstance(task, HeightMapTask) and source.scans:
         taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
         files = source.files["training"]
-        arrays, start = start_from(arrays, task, files, taught)
-        say_note(_console, _taken_over(start, len(files), a.finetune.name))
-    start.save(a.output)
+        arrays, start = start_from(arrays, task, files, taught, int(load_weights(weights).fact("passes")))
+        say_note(_console, _taken_over(start, len(files), weights.name))
+    start.save(folder)
     return arrays, start
 
 
@@ -168,9 +177,9 @@ def _taken_over(start: Start, count: int, weights: str) -> str:
     """What ``count`` scans of a laboratory changed of the places that the ``weights`` have."""
     if start.moved_mm is None:
         return (
-            f"{count} scans to train on do not tell where you put landmarks from chance: nothing was taken over. "
-            f"It takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and --test "
-            "name other folders)."
+            f"{count} scan{'s' * (count != 1)} to train on cannot tell where you put landmarks, so nothing was taken "
+            f"over; it takes {LEAST_SUBJECTS} (one each is kept for validation and test, unless --validation and "
+            "--test name other folders)."
         )
     if not start.moved_mm:
         return (
@@ -181,9 +190,9 @@ def _taken_over(start: Start, count: int, weights: str) -> str:
     return f"These scans have landmarks elsewhere than '{weights}'; moved by (mm): {moved}."
 
 
-def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace) -> None:
+def _check_same_run(folder: Path, config: dict[str, Any], options: TrainingOptions) -> None:
     """A run goes on only as it began; how long it may take can change."""
-    check_apart(folder, a.data, a.validation, a.test)
+    check_apart(folder, options.data, options.validation, options.test)
     make_folder(folder)
     recipe = {key: value for key, value in config["recipe"].items() if key not in ("epochs", "early_stop")}
     if config["recipe"].get("schedule") == "cosine":
@@ -191,13 +200,13 @@ def _check_same_run(folder: Path, config: dict[str, Any], a: argparse.Namespace)
     now = {
         **config,
         "recipe": recipe,
-        "data": str(a.data.resolve()),
-        "validation": str(a.validation.resolve()) if a.validation else None,
-        "test": str(a.test.resolve()) if a.test else None,
-        "limit": a.limit,
-        "unit": a.unit,
-        "scheme": list(read_scheme(a.scheme).labels) if a.scheme else None,
-        "finetune": load_weights(a.finetune).sha256 if a.finetune else None,
+        "data": str(options.data.resolve()),
+        "validation": str(options.validation.resolve()) if options.validation else None,
+        "test": str(options.test.resolve()) if options.test else None,
+        "limit": options.limit,
+        "unit": options.unit,
+        "scheme": list(read_scheme(options.scheme).labels) if options.scheme else None,
+        "finetune": load_weights(options.finetune).sha256 if options.finetune else None,
     }
     note = folder / "settings.json"
     before = _noted(note, now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from .messages import say_note
 from .model_card import measure, write_model_card
 from .palnet_task import PALNetTask
 from .source import Source
+from .training_options import TrainingOptions
 from .training_scheme import reference_with
 
 
@@ -40,15 +40,15 @@ def write_run(
     device: torch.device,
     world: int,
     start: Start | None,
-    a: argparse.Namespace,
+    options: TrainingOptions,
     console: Console,
 ) -> None:
     """Write weights, mean landmarks and model card into the folder of the run, and say how good they are.
 
-    ``start``: what a fine-tuning began with; ``a``: the options of ``training.train``.
+    ``start``: what a fine-tuning began with; ``options``: those of ``training.train``.
     """
-    dtype = "float16"
-    before = load_weights(a.finetune) if a.finetune else None
+    dtype, folder = "float16", options.output
+    before = load_weights(options.finetune) if options.finetune else None
     with torch.no_grad():  # what is measured is what is written
         for parameter in network.parameters():
             parameter.copy_(parameter.half().to(parameter.dtype))
@@ -70,7 +70,7 @@ def write_run(
         metadata |= {"passes": passes, "deviation_scale": np.round(scale, 4).tolist()}
         if counts.get("test"):
             test = measure(*task.predict(network, source.files["test"], passes)[:2], task.scheme.labels)
-    version = a.version or a.output.resolve().name
+    version = options.version or folder.resolve().name
     facts = {
         "started_from": before.sha256 if before else "random weights",
         "commit": commit(),
@@ -80,13 +80,13 @@ def write_run(
         "best_validation": {key: value for key, value in best.items() if key != "seconds"},
         "subjects": counts,
     }
-    weights = a.output / "weights.safetensors"
+    weights = folder / "weights.safetensors"
     digest = write_weights(weights, network.to_arrays(), metadata, version, facts, dtype)
-    write_landmarks(a.output / "mean-landmarks.mrk.json", LandmarkSet(task.scheme.labels, means))
+    write_landmarks(folder / "mean-landmarks.mrk.json", LandmarkSet(task.scheme.labels, means))
     if task.scheme.labels != load_reference().labels:
-        _write_reference(a.output / "ReferenceFace.npz", reference_with(load_reference(), task.scheme.labels, means))
+        _write_reference(folder / "ReferenceFace.npz", reference_with(load_reference(), task.scheme.labels, means))
     write_model_card(
-        a.output,
+        folder,
         {
             "name": version,
             "architecture": config["network"],
@@ -100,8 +100,7 @@ def write_run(
             },
             "data": {
                 "splits": {
-                    split: {"folder": str(folder), "subjects": counts[split]}
-                    for split, folder in source.folders.items()
+                    split: {"folder": str(data), "subjects": counts[split]} for split, data in source.folders.items()
                 },
                 "blends": task.size - counts["training"],
                 "left_out": source.left_out,
@@ -122,7 +121,7 @@ def write_run(
     if history[-1]["epoch"] and not best["epoch"]:
         say_note(console, "No epoch did better on the validation subjects than the start, so the weights are its.")
     error = f", test {test['point_wise_mm']:.3f} mm" if test and test["point_wise_mm"] is not None else ""
-    console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {a.output / 'model-card.md'}", soft_wrap=True)
+    console.print(f"validation {best[recipe.watched]:.3f} mm{error}; see {folder / 'model-card.md'}", soft_wrap=True)
 
 
 def _deviation_scale(

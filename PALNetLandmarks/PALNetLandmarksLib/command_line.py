@@ -9,6 +9,7 @@ import importlib.util
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,8 @@ def main() -> None:
     # For numpy, which is not loaded yet. Products of matrices as small as here gain nothing by a second thread but wait
     # for it where another program keeps a core busy; on two cores the network then took ten times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ended from outside, it leaves nothing half-done behind either.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     app()
 
 
@@ -219,26 +222,33 @@ def measure(
 
     A file that fails doesn't stop the others. Exit status: 0 all well, 1 some file failed, 2 wrong usage.
     """
-    from .measurements import write_measurements
+    from .measurements import check_table_name, write_measurements
 
     twice = _given_twice(landmarks)
     if twice:
         _fail(twice, as_json)
+    if output is not None:
+        try:
+            check_table_name(output)
+        except OutputError as error:
+            _fail(str(error), as_json)
     faces = []
     failed = {}
     for path in landmarks:
         try:
-            used, values = _measure_one(path, unit.value if unit else None)
+            used, values, notes = _measure_one(path, unit.value if unit else None)
         except LandmarkingError as error:
             failed[str(path)] = str(error)
             typer.echo(f"Error: {error}", err=True)
             continue
-        faces.append((str(path), used, values))
+        for note in notes:
+            typer.echo(f"Note: {note}", err=True)
+        faces.append((str(path), used, values, notes))
     # Before the text, whose reader may stop anywhere (`| head`), and the text all the same if it cannot be written.
     written = False
     if output is not None and faces:
         try:
-            write_measurements(output, [(name, values) for name, _, values in faces])
+            write_measurements(output, [(name, values) for name, _, values, _ in faces])
             written = True
         except OutputError as error:
             failed[str(output)] = str(error)
@@ -246,12 +256,15 @@ def measure(
     if as_json:
         document = {
             "version": _version("palnet-landmarks"),
-            "files": [{"file": name, "unit": used, "measurements": _measured(values)} for name, used, values in faces],
+            "files": [
+                {"file": name, "unit": used, "notes": notes, "measurements": _measured(values)}
+                for name, used, values, notes in faces
+            ],
             "failed": failed,
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        for name, used, values in faces:
+        for name, used, values, _ in faces:
             typer.echo("\n".join(_measured_lines(name, used, values)))
         if written:
             typer.echo(f"table      {output}")
@@ -260,20 +273,23 @@ def measure(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...]]:
-    """The unit of a landmark file, and what is measured on its face; refused if the unit that is given is another."""
+def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...], list[str]]:
+    """The unit of a landmark file, what is measured on its face, and what is to be said of it; refused if the unit that
+    is given is another."""
     from .align import UNITS
     from .landmark_files import read_landmarks
-    from .measurements import check_sides, unit_of_landmarks
+    from .measurements import check_sides, doubts, unit_of_landmarks
     from .measurements import measure as take
     from .reference import load_reference
 
     reference = load_reference()
-    found = read_landmarks(path).known(reference.labels, path.name)
+    read = read_landmarks(path)
+    found = read.known(reference.labels, path.name)
     check_sides(found, reference, path.name)
     used = unit_of_landmarks(found, reference, path.name, unit)
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
-    return used, take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
+    values = take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
+    return used, values, doubts(read, reference, path.name)
 
 
 def _measured_lines(name: str, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:

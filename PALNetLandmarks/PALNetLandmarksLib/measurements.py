@@ -26,10 +26,14 @@ from .scheme import other_side
 
 #: Landmarks that say how large a face is; fewer do not.
 ENOUGH_FOR_A_UNIT = 4
-#: Faces, children's too, are at most this much larger or smaller than the reference face; units differ by more.
-_MOST_SIZE_RATIO = 1.55
-#: If the user says the unit, a face may be this much larger or smaller.
-_MOST_GIVEN_SIZE_RATIO = 2.0
+#: Faces, infants' too, are at most this much larger or smaller than the reference face.
+_MOST_SIZE_RATIO = 2.0
+#: In the next likely unit the face must be this much farther from that size; an inch has 2.54 cm only.
+_CLEARLY = 1.05
+
+#: So far (mm of the reference face) from where the others suggest it, no landmark lies on any head; those at the ears
+#: and the hairline come to 40.
+_NOWHERE_NEAR_MM = 60.0
 
 #: Named rightly, landmarks fit the mean face to some millimetres, with the sides exchanged to some centimetres.
 #: Four or five, all of one side, may fit by chance the other way.
@@ -136,9 +140,9 @@ def unit_of_landmarks(landmarks: LandmarkSet, reference: ReferenceFace, name: st
         )
     scale = fit_similarity(points, reference.landmarks[common]).scale
     away = {unit: abs(math.log(scale / size)) if scale > 0 else math.inf for unit, size in UNITS.items()}
-    best = min(away, key=lambda unit: away[unit])
-    makes_a_face = away[best] <= math.log(_MOST_SIZE_RATIO)
-    if given and (away[given] <= math.log(_MOST_GIVEN_SIZE_RATIO) or not makes_a_face):
+    best, second = sorted(away, key=lambda unit: away[unit])[:2]
+    makes_a_face = away[best] <= math.log(_MOST_SIZE_RATIO) and away[second] >= away[best] + math.log(_CLEARLY)
+    if given and (away[given] <= math.log(_MOST_SIZE_RATIO) or not makes_a_face):
         return given
     if given:
         raise UnknownUnitError(
@@ -178,6 +182,30 @@ def check_sides(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> 
         )
 
 
+def doubts(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> list[str]:
+    """Sentences on what is probably wrong with landmarks of a face: a point far from its place, a name mistyped.
+
+    Parameters
+    ----------
+    name : of the file.
+    """
+    found = []
+    unknown = [label for label in landmarks.labels if label not in reference.labels]
+    if unknown and any(label not in landmarks.labels for label in reference.labels):
+        found.append(f"'{name}' has names that are not known ({', '.join(unknown)}); correct those that were mistyped.")
+    common, points = _of_reference(landmarks, reference)
+    means = reference.landmarks[common]
+    for i, label in enumerate(reference.labels[number] for number in common):
+        others = np.arange(len(common)) != i
+        if others.sum() < _ENOUGH_FOR_SIDES:
+            break
+        fit = fit_similarity(points[others], means[others])
+        far = float(np.linalg.norm(fit.apply(points[i]) - means[i]))
+        if far > _NOWHERE_NEAR_MM:
+            found.append(f"'{name}': {label} lies {far:.0f} mm from where the other landmarks suggest it; check it.")
+    return found
+
+
 def distances(ends: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distances (...,) between pairs of points (..., 2, 3)."""
     return np.asarray(np.linalg.norm(ends[..., 0, :] - ends[..., 1, :], axis=-1))
@@ -191,6 +219,17 @@ def angles(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.degrees(np.arctan2(across, (first * second).sum(axis=-1))))
 
 
+def check_table_name(path: Path) -> None:
+    """Refuse a file for measurements whose name does not end in ``.csv``.
+
+    Raises
+    ------
+    OutputError
+    """
+    if path.suffix.lower() != ".csv":
+        raise OutputError(f"The measurements cannot be written to '{path.name}'; choose a name that ends in .csv.")
+
+
 def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredValue]]]) -> None:
     """Write the values of one face or more, each with the name of its scan, as one CSV table.
 
@@ -202,8 +241,7 @@ def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredV
     OutputError
         If the name does not end in ``.csv``, another file is there, or it cannot be written.
     """
-    if path.suffix.lower() != ".csv":
-        raise OutputError(f"The measurements cannot be written to '{path.name}'; choose a name that ends in .csv.")
+    check_table_name(path)
     if path.is_file() and not path.read_bytes().startswith(",".join(_CSV_COLUMNS).encode("ascii")):
         raise OutputError(f"'{path}' exists already and is no table of measurements; choose another name.")
     stream = io.StringIO()

@@ -7,7 +7,6 @@ makes a report again from the predictions that lie beside it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import pandas as pd
 from PALNetLandmarksLib.scheme import load_scheme
 
+from ..arguments import command_parser
 from . import figures, tables
 from .methods import METHODS
 from .predictions import Predictions
@@ -199,7 +199,7 @@ def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
 
 def main() -> None:
     """Make a report again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("predictions", type=Path, help="folder that training.cross_validate --report left")
     parser.add_argument("--output", type=Path, required=True, help="folder of tables and figures")
     parser.add_argument("--scans", type=Path, help="folder of the cohort, for figure 7")
