@@ -159,8 +159,7 @@ def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.f
     """
     found = np.zeros((max(kinds) + 1, 3))
     for kind in range(len(found)):
-        own = residuals[:, [i for i, other in enumerate(kinds) if other == kind]]
-        known = np.isfinite(own).all(axis=2)
+        own, known = _of_kind(residuals, kinds, kind)
         there = known.any(axis=1)  # both sides of one face are not two subjects
         if there.sum() < LEAST_SUBJECTS:
             continue
@@ -170,6 +169,14 @@ def habits(residuals: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np.f
         limit = variance_ratio.ppf(1 - _CHANCE, 3, 3 * (len(each) - 1))
         found[kind] = max(0.0, 1 - limit * error / max(mean @ mean, 1e-12)) * mean
     return found
+
+
+def _of_kind(
+    off: NDArray[np.float64], kinds: Sequence[int], kind: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Those of the vectors (n, L, 3) that are of one kind (n, sides, 3), and which of them are known (n, sides)."""
+    own = off[:, [i for i, other in enumerate(kinds) if other == kind]]
+    return own, np.isfinite(own).all(axis=2)
 
 
 def shift_that_carries(
@@ -233,8 +240,7 @@ def _mean_of_kinds(off: NDArray[np.float64], kinds: Sequence[int]) -> NDArray[np
     """Mean (kinds, 3) over subjects and sides of vectors (n, L, 3) in the landmarks' frames; 0 where none is known."""
     means = np.zeros((max(kinds) + 1, 3))
     for kind in range(len(means)):
-        own = off[:, [i for i, other in enumerate(kinds) if other == kind]].reshape(-1, 3)
-        known = np.isfinite(own).all(axis=1)
+        own, known = _of_kind(off, kinds, kind)
         if known.any():
             means[kind] = own[known].mean(axis=0)
     return means

@@ -99,7 +99,7 @@ def _run(options: TrainingOptions) -> None:
     _console.quiet = rank > 0  # the first process says what is left out
 
     def build() -> tuple[AnyTask, Source]:
-        _check_same_run(options.output, config, options)
+        _check_same_run(config, options)
         reference = load_reference()
         source = open_source(config, recipe.seed, reference, options, _console)
         if source.scans:  # a pool may grow, and its new subjects go to no other side
@@ -190,8 +190,9 @@ def _taken_over(start: Start, count: int, weights: str) -> str:
     return f"These scans have landmarks elsewhere than '{weights}'; moved by (mm): {moved}."
 
 
-def _check_same_run(folder: Path, config: dict[str, Any], options: TrainingOptions) -> None:
+def _check_same_run(config: dict[str, Any], options: TrainingOptions) -> None:
     """A run goes on only as it began; how long it may take can change."""
+    folder = options.output
     check_apart(folder, options.data, options.validation, options.test)
     make_folder(folder)
     recipe = {key: value for key, value in config["recipe"].items() if key not in ("epochs", "early_stop")}

@@ -104,6 +104,16 @@ class _Result:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class _Face:
+    """What is measured on the face of one landmark file, and what is to be said of it."""
+
+    file: str
+    unit: str
+    values: tuple["MeasuredValue", ...]
+    notes: list[str]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"palnet-landmarks {_version('palnet-landmarks') or 'of an uninstalled checkout'}")
@@ -236,19 +246,19 @@ def measure(
     failed = {}
     for path in landmarks:
         try:
-            used, values, notes = _measure_one(path, unit.value if unit else None)
+            face = _measure_one(path, unit.value if unit else None)
         except LandmarkingError as error:
             failed[str(path)] = str(error)
             typer.echo(f"Error: {error}", err=True)
             continue
-        for note in notes:
+        for note in face.notes:
             typer.echo(f"Note: {note}", err=True)
-        faces.append((str(path), used, values, notes))
+        faces.append(face)
     # Before the text, whose reader may stop anywhere (`| head`), and the text all the same if it cannot be written.
     written = False
     if output is not None and faces:
         try:
-            write_measurements(output, [(name, values) for name, _, values, _ in faces])
+            write_measurements(output, [(face.file, face.values) for face in faces])
             written = True
         except OutputError as error:
             failed[str(output)] = str(error)
@@ -257,15 +267,15 @@ def measure(
         document = {
             "version": _version("palnet-landmarks"),
             "files": [
-                {"file": name, "unit": used, "notes": notes, "measurements": _measured(values)}
-                for name, used, values, notes in faces
+                {"file": face.file, "unit": face.unit, "notes": face.notes, "measurements": _measured(face.values)}
+                for face in faces
             ],
             "failed": failed,
         }
         typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
     else:
-        for name, used, values, _ in faces:
-            typer.echo("\n".join(_measured_lines(name, used, values)))
+        for face in faces:
+            typer.echo("\n".join(_measured_lines(face)))
         if written:
             typer.echo(f"table      {output}")
         _list_failures(failed, len(landmarks), "files")
@@ -273,9 +283,8 @@ def measure(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredValue", ...], list[str]]:
-    """The unit of a landmark file, what is measured on its face, and what is to be said of it; refused if the unit that
-    is given is another."""
+def _measure_one(path: Path, unit: Optional[str]) -> _Face:
+    """Measure the face of a landmark file; refused if its unit is another than the one that is given."""
     from .align import UNITS
     from .landmark_files import read_landmarks
     from .measurements import check_sides, doubts, unit_of_landmarks
@@ -289,13 +298,13 @@ def _measure_one(path: Path, unit: Optional[str]) -> tuple[str, tuple["MeasuredV
     used = unit_of_landmarks(found, reference, path.name, unit)
     deviations = {} if found.standard_deviation_mm is None else dict(zip(found.labels, found.standard_deviation_mm))
     values = take(dict(zip(found.labels, found.points * UNITS[used])), deviations)
-    return used, values, doubts(read, reference, path.name)
+    return _Face(str(path), used, values, doubts(read, reference, path.name))
 
 
-def _measured_lines(name: str, unit: str, values: Sequence["MeasuredValue"]) -> list[str]:
-    lines = [f"{name}: coordinates in {unit}"]
+def _measured_lines(face: _Face) -> list[str]:
+    lines = [f"{face.file}: coordinates in {face.unit}"]
     group = ""
-    for one in values:
+    for one in face.values:
         if one.measurement.group != group:
             group = one.measurement.group
             lines.append(f"  {group}")

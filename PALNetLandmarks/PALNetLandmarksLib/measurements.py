@@ -194,11 +194,11 @@ def doubts(landmarks: LandmarkSet, reference: ReferenceFace, name: str) -> list[
     if unknown and any(label not in landmarks.labels for label in reference.labels):
         found.append(f"'{name}' has names that are not known ({', '.join(unknown)}); correct those that were mistyped.")
     common, points = _of_reference(landmarks, reference)
+    if len(common) <= _ENOUGH_FOR_SIDES:  # one of them to look at, the others to go by
+        return found
     means = reference.landmarks[common]
     for i, label in enumerate(reference.labels[number] for number in common):
         others = np.arange(len(common)) != i
-        if others.sum() < _ENOUGH_FOR_SIDES:
-            break
         fit = fit_similarity(points[others], means[others])
         far = float(np.linalg.norm(fit.apply(points[i]) - means[i]))
         if far > _NOWHERE_NEAR_MM:

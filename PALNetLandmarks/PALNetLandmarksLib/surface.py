@@ -247,7 +247,7 @@ class SurfaceLocator:
         long = np.flatnonzero(extents > usual_extent)
         is_near[long] = False
         usual = np.flatnonzero(is_near)
-        low, high = _bounding_boxes(self._points[self._triangles[long]])
+        low, high = _bounding_boxes(self._points[self._triangles[long].T])
         outside = np.maximum(np.maximum(low - queries[:, None], queries[:, None] - high), 0.0)
         # A relative margin keeps rounding from dropping a triangle that only touches the ball.
         margin = 1 + 1e-9
@@ -261,7 +261,7 @@ class SurfaceLocator:
             balls = tree.query_ball_point(queries, (bound + radius) * margin, return_sorted=True)
             query_of_ball = np.repeat(np.arange(len(queries)), [len(ball) for ball in balls])
             in_ball = np.concatenate([np.asarray(ball, dtype=np.int64) for ball in balls])
-            low, high = _bounding_boxes(corners[in_ball])
+            low, high = _bounding_boxes(corners[in_ball].swapaxes(0, 1))
             centres = queries[query_of_ball]
             outside = np.maximum(np.maximum(low - centres, centres - high), 0.0)
             touching = _dot(outside, outside) <= bound[query_of_ball] ** 2 * margin
@@ -316,8 +316,8 @@ def _as_points(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _bounding_boxes(corners: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Lowest and highest coordinates (n, 3) of triangles (n, 3 corners, 3)."""
-    first, second, third = corners[:, 0], corners[:, 1], corners[:, 2]
+    """Lowest and highest coordinates (...) of triangles (3 corners, ...)."""
+    first, second, third = corners
     return np.minimum(np.minimum(first, second), third), np.maximum(np.maximum(first, second), third)
 
 
@@ -375,8 +375,8 @@ def _in_boxes(
 def _triangle_extents(points: NDArray[np.floating], triangles: NDArray[np.int64]) -> NDArray[np.float32]:
     """Longest side of each triangle's bounding box (m,), rounded up."""
     extents = np.empty(len(triangles), dtype=np.float32)
-    for piece, (first, second, third) in corners_in_pieces(np.ascontiguousarray(points.T), triangles):
-        low, high = np.minimum(np.minimum(first, second), third), np.maximum(np.maximum(first, second), third)
+    for piece, corners in corners_in_pieces(np.ascontiguousarray(points.T), triangles):
+        low, high = _bounding_boxes(corners)
         extents[piece] = (high - low).max(axis=0) * (1 + 1e-6)
     return extents
 
