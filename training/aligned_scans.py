@@ -21,6 +21,7 @@ from PALNetLandmarksLib.align import (
     to_canonical,
 )
 from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
@@ -170,7 +171,7 @@ def _like_reference(
     shared = tuple(label for label in reference.labels if label in landmarks.labels)
     points = landmarks.ordered(shared).points / face_scale
     means = reference.landmarks[[reference.labels.index(label) for label in shared]]
-    known = np.isfinite(points).all(axis=1)
+    known = known_points(points)
     return points[known], means[known]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.refine import REACH_MM
 from scipy.spatial import cKDTree
@@ -77,7 +78,7 @@ def draw_view(
     """
     points, normals = unpack(scan)
     landmarks, visible = scan.landmarks.astype(np.float64), scan.visible.copy()
-    known = np.isfinite(landmarks).all(axis=1)
+    known = known_points(landmarks)
     if not known.all():
         guess = fit_similarity(template[known], landmarks[known]).apply(template)
         landmarks, visible = np.where(known[:, None], landmarks, guess), visible & known
@@ -96,11 +97,10 @@ def draw_view(
     if first:
         error = POOR_FIRST_PASS if rng.random() < 0.15 else FIRST_PASS
     pose = error.draw(rng).after(pose)
-    points, landmarks = pose.apply(points), pose.apply(landmarks)
-    normals = pose.apply_to_vectors(normals)
+    placed, landmarks = pose.apply(points), pose.apply(landmarks)
     if first:
-        distance, nearest = cKDTree(points).query(template)
-        centres = np.where(distance[:, None] <= REACH_MM, points[nearest], template)
+        distance, nearest = cKDTree(placed).query(template)
+        centres = np.where(distance[:, None] <= REACH_MM, placed[nearest], template)
     else:
         # Never too close: with guesses near the truth the network learns to trust them and to doubt too little.
         # Of a landmark that the scan lacks, an earlier pass knows little, and may have been drawn to the edge: whoever
@@ -109,9 +109,10 @@ def draw_view(
         centres = landmarks + scatter[:, None] * rng.normal(size=landmarks.shape)
         drawn = ~visible & (rng.random(len(landmarks)) < EDGE_SHARE)
         if drawn.any():
-            edge = points[cKDTree(points).query(centres[drawn])[1]]
+            edge = placed[cKDTree(placed).query(centres[drawn])[1]]
             centres[drawn] = edge + rng.normal(0, 2.0, edge.shape)
-    return TrainingView(points.astype(np.float32), normals.astype(np.float32), centres, landmarks, visible, known)
+    turned = pose.apply_to_vectors(normals).astype(np.float32)
+    return TrainingView(placed.astype(np.float32), turned, centres, landmarks, visible, known)
 
 
 def _augment(

@@ -9,6 +9,7 @@ the mean, along its normals, is decomposed into its principal modes.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ MODES = 6
 SPACING_MM = 6.5
 
 
-def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def build_face_shape(model: HeadModel, reference: ReferenceFace, rng: np.random.Generator) -> dict[str, Any]:
     """Return the arrays of a ``FaceShape``."""
     weights = evidence_weights(reference.points, reference.normals)
     even = thin_out(reference.points, reference.normals, weights, SPACING_MM)

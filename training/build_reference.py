@@ -6,9 +6,11 @@ python -m training.build_reference --model ../shared/face-model --output PALNetL
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fast_simplification
 import numpy as np
+from PALNetLandmarksLib.inside_box import inside_box
 from PALNetLandmarksLib.mesh import TriangleMesh
 from scipy.spatial import cKDTree
 
@@ -22,7 +24,7 @@ from .simulation.surfaces import compact
 REGION_OF_INTEREST = np.array([[-100.0, -12.0, -95.0], [100.0, 150.0, 125.0]])
 
 
-def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, Any]:
     """Return the arrays of a ``ReferenceFace`` for ``model``'s landmark scheme."""
     subject = model.mean_subject()
     views = np.array([(a, e) for a in (-110, -75, -35, 0, 35, 75, 110) for e in (-35, 5, 40)], dtype=float)
@@ -37,7 +39,7 @@ def build_reference(model: HeadModel, rng: np.random.Generator) -> dict[str, np.
     # The 68-point scheme numbers its points; the tip of the nose is the 31st.
     nose = subject.landmarks[model.labels.index("Prn" if "Prn" in model.labels else "P31")]
     points, landmarks = points - nose, subject.landmarks - nose
-    inside = ((points > REGION_OF_INTEREST[0] - 5) & (points < REGION_OF_INTEREST[1] + 5)).all(axis=1)
+    inside = inside_box(points, REGION_OF_INTEREST[0] - 5, REGION_OF_INTEREST[1] + 5)
     points, triangles = compact(points, triangles[inside[triangles].all(axis=1)])
     mesh = TriangleMesh(points, triangles)
     normals = mesh.vertex_normals

@@ -134,7 +134,7 @@ def odd_landmarks(faces: Sequence[Expected], labels: Sequence[str]) -> dict[str,
             for i, j in exchanged
         ]
         mentioned = {i for pair in exchanged for i in pair}
-        odd = [i for i in np.flatnonzero(_is_odd(face, distance, usual)) if i not in mentioned]
+        odd = [i for i in np.flatnonzero(_is_odd(face, distance, usual)).tolist() if i not in mentioned]
         told += [f"{labels[i]} lies {distance[i]:.1f} mm away (on the median scan {usual[i]:.1f} mm)" for i in odd]
         if len(odd) + len(mentioned) > max(3, _OTHERS * np.isfinite(distance).sum()):
             half = np.nanmedian(distance)

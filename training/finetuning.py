@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.detector import MISSING_BEYOND_MM
 from PALNetLandmarksLib.height_map_net import OFFSET_UNIT_MM
 from PALNetLandmarksLib.height_map_net_torch import HeightMapNetTorch
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.scheme import LandmarkScheme, load_scheme
 from PALNetLandmarksLib.weights import load_weights
 from scipy.spatial import cKDTree
@@ -176,7 +177,7 @@ def _of_kind(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Those of the vectors (n, L, 3) that are of one kind (n, sides, 3), and which of them are known (n, sides)."""
     own = off[:, [i for i, other in enumerate(kinds) if other == kind]]
-    return own, np.isfinite(own).all(axis=2)
+    return own, known_points(own)
 
 
 def shift_that_carries(

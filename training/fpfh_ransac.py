@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS, Alignment
 from PALNetLandmarksLib.errors import NotAFaceError
+from PALNetLandmarksLib.inside_box import inside_box
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.principal_frame import PrincipalFrame
 from PALNetLandmarksLib.reference import ReferenceFace
@@ -64,8 +65,7 @@ def align_fpfh_ransac(mesh: TriangleMesh, reference: ReferenceFace, unit: str = 
     target = _cloud(open3d, reference.points, reference.normals)
     coarse = _ransac(open3d, scan, target)
     placed = points @ coarse[:3, :3].T + coarse[:3, 3]
-    low, high = reference.region_of_interest
-    inside = ((placed > low) & (placed < high)).all(axis=1)
+    inside = inside_box(placed, *reference.region_of_interest)
     fine, fitness, residual = _icp(open3d, placed[inside], target)
     return Alignment(
         transform=fine @ coarse,

@@ -118,7 +118,8 @@ class HeightMapTask:
         self._training = training
         across = self.size >= ACROSS_FROM if across is None else across
         changes = dict(model or {})
-        maps = replace(HeightMapConfig(), **{key: tuple(value) for key, value in changes.pop("maps", {}).items()})
+        changed_maps: dict[str, Any] = {key: tuple(value) for key, value in changes.pop("maps", {}).items()}
+        maps = replace(HeightMapConfig(), **changed_maps)
         self.config = replace(network_config(self.mirrored, reference.landmarks, maps, across), **changes)
         self._augmented, self._with_normals = augmented, with_normals
         self.frames = landmark_frames(reference.landmark_normals, self.mirrored)
@@ -234,7 +235,7 @@ class HeightMapTask:
         shape = (len(files), len(self.frames), 3)
         return np.reshape(predicted, shape), np.reshape(truth, shape), np.reshape(deviations, shape[:2])
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, Any]:
         """What a weights file says, as ``PALNetLandmarksLib.placers`` reads it."""
         return {
             **self.describe(),

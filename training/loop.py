@@ -379,7 +379,7 @@ def _line(entry: Mapping[str, float]) -> str:
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     try:  # one pass over PAL-Net's 67 million weights instead of a dozen
         return torch.optim.AdamW(network.parameters(), **settings, fused=True)
     except (RuntimeError, TypeError, ValueError):  # not on this device or with this torch

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
+from PALNetLandmarksLib.inside_box import inside_box
 from PALNetLandmarksLib.palnet import PALNetConfig
 from PALNetLandmarksLib.palnet_torch import PALNetModule
 from PALNetLandmarksLib.patches import PatchConfig, extract_patches, sample_cloud
@@ -70,7 +72,7 @@ def examples_of_scans(scans: Iterable[AlignedScan], config: PatchConfig, referen
     """Examples of aligned scans; cropping and sampling are those of ``PALNetPlacer``."""
 
     def surface_of(scan: AlignedScan) -> Callable[[], tuple[NDArray[np.floating], NDArray[np.floating]]]:
-        def surface() -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        def surface() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             face = crop_to_region_of_interest(scan.mesh(), reference)
             if not len(face.points):
                 raise TrainingDataError(f"'{face.name}' has no surface in the region of interest; check the scan.")
@@ -95,12 +97,11 @@ def examples_of_pool(files: Iterable[Path], config: PatchConfig, reference: Refe
         def place(points: NDArray[np.floating], size: float) -> NDArray[np.float64]:
             return (points * size) @ error.rotation.T + error.translation
 
-        def surface() -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        def surface() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
             scan = load_prepared(file)
-            points, normals = unpack(scan)
-            points, normals = place(points, scan.size), normals @ error.rotation.T
-            low, high = reference.region_of_interest
-            inside = ((points > low) & (points < high)).all(axis=1)
+            stored, stored_normals = unpack(scan)
+            points, normals = place(stored, scan.size), stored_normals @ error.rotation.T
+            inside = inside_box(points, *reference.region_of_interest)
             if not inside.any():
                 raise TrainingDataError(f"'{file.name}' has no surface in the region of interest.")
             cloud = points[inside]
@@ -115,7 +116,7 @@ def examples_of_pool(files: Iterable[Path], config: PatchConfig, reference: Refe
     return [example(file) for file in files]
 
 
-def densify(points: NDArray[np.floating], normals: NDArray[np.floating], count: int) -> NDArray[np.float64]:
+def densify(points: NDArray[np.float64], normals: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     """``count`` points from samples (n, 3) with normals (n, 3), each spread over its share of the surface.
 
     The samples are in the order of ``SurfaceSamples``.
@@ -182,7 +183,7 @@ def prepare_patches(
             continue
         shape = (len(examples), len(template), config.size, 3)
         array = np.lib.format.open_memmap(partial / f"{split}.patches.npy", "w+", np.float32, shape)
-        landmarks = []
+        landmarks: list[NDArray[np.float64]] = []
         with ThreadPoolExecutor(workers) as executor:
             # A few at a time: finished patches wait in memory until they are written in order.
             for start in range(0, len(examples), 4 * workers):
@@ -281,7 +282,7 @@ class PALNetTask:
         found = [network(self._batch(split, part).patches.to(device)).float().cpu().numpy() for part in parts]
         return np.concatenate(found).astype(np.float64), self.arrays.landmarks[split].astype(np.float64)
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, Any]:
         """What a weights file says, as ``PALNetLandmarksLib.placers`` reads it."""
         return {
             "architecture": "pal-net",

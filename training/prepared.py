@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PALNetLandmarksLib.errors import UnreadableScanError
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 from PALNetLandmarksLib.reference import ReferenceFace
@@ -108,7 +109,7 @@ def prepare_aligned_scan(scan: AlignedScan, reference: ReferenceFace) -> Prepare
 
 def _known(landmarks: NDArray[np.float64], name: str) -> NDArray[np.bool_]:
     """Which landmarks have a position; three are what it takes to tell how a face lies."""
-    known: NDArray[np.bool_] = np.isfinite(landmarks).all(axis=1)
+    known = known_points(landmarks)
     if known.sum() < 3:
         raise ValueError(f"'{name}' has {known.sum()} of the landmarks; place three or more, or remove it.")
     return known

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.weights import load_weights
 from rich.console import Console
@@ -165,7 +166,7 @@ def _start(task: AnyTask, source: Source, weights: Path, folder: Path) -> tuple[
         return arrays, Start.load(folder)
     start = Start(None, ())
     if isinstance(task, HeightMapTask) and source.scans:
-        taught = np.any([np.isfinite(scan.landmarks).all(axis=1) for scan in source.scans["training"]], axis=0)
+        taught = np.any([known_points(scan.landmarks) for scan in source.scans["training"]], axis=0)
         files = source.files["training"]
         arrays, start = start_from(arrays, task, files, taught, int(load_weights(weights).fact("passes")))
         say_note(_console, _taken_over(start, len(files), weights.name))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.reference import ReferenceFace
 from PALNetLandmarksLib.scheme import Landmark, LandmarkScheme, load_scheme
@@ -117,7 +118,7 @@ def without_rare(
 def mean_landmarks(landmarks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Mean (L, 3) over subjects (L, 3) each, of every landmark over those that have it; NaN if none has."""
     table = np.array(list(landmarks))
-    known = np.isfinite(table).all(axis=2, keepdims=True)
+    known = known_points(table)[..., None]
     with np.errstate(invalid="ignore"):
         return np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UnreadableLandmarksError
+from .known_points import known_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class LandmarkSet:
     @cached_property
     def defined(self) -> NDArray[np.bool_]:
         """(L,) bool: the landmark has a position."""
-        return np.all(np.isfinite(self.points), axis=1)
+        return known_points(self.points)
 
     def in_coordinate_system(self, coordinate_system: str) -> LandmarkSet:
         """The same points expressed in ``"LPS"`` or ``"RAS"`` (the first two axes change sign between them)."""

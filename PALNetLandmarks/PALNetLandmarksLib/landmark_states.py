@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .known_points import known_points
 from .procrustes import fit_similarity
 
 DETECTED, CORRECTED, MISSING = "detected", "corrected", "missing"
@@ -49,7 +50,7 @@ class PlacedLandmarks:
 
     def detected_now(self) -> NDArray[np.float64]:
         """(L, 3) the detected positions, moved along if most landmarks underwent one affine transform since."""
-        both = _has_position(self.points) & _has_position(self.detected)
+        both = known_points(self.points) & known_points(self.detected)
         before, now = self.detected[both], self.points[both]
         if len(before) < 8 or (np.linalg.norm(before - now, axis=1) > self._moved_beyond).mean() < 0.5:
             return self.detected
@@ -60,9 +61,9 @@ class PlacedLandmarks:
 
     def states(self) -> tuple[str, ...]:
         """``DETECTED``, ``CORRECTED`` (moved, placed, removed or locked by the user) or ``MISSING`` for each."""
-        has_point = _has_position(self.points)
+        has_point = known_points(self.points)
         detected = self.detected_now()
-        was_detected = _has_position(detected)
+        was_detected = known_points(detected)
         moved = np.linalg.norm(np.where(has_point[:, None], self.points - detected, 0.0), axis=1) > self._moved_beyond
         corrected: NDArray[np.bool_] = self.own | (has_point != was_detected) | (has_point & was_detected & moved)
         return tuple(
@@ -81,7 +82,7 @@ class PlacedLandmarks:
         same_weights : both detections were made with the same weights, so that small movements can be told.
         """
         before, now = self.detected_now(), detected
-        both = _has_position(before) & _has_position(now)
+        both = known_points(before) & known_points(now)
         if both.sum() < 8:
             return self.points
         away = unit_mm * np.linalg.norm(before[both] - now[both], axis=1)
@@ -91,10 +92,6 @@ class PlacedLandmarks:
         if same_weights and np.median(away) >= SAME_WEIGHTS_MOVED_BEYOND_MM:
             moved |= np.median(left) < SAME_WEIGHTS_MOVED_LEFT * np.median(away)
         return motion.apply(self.points) if moved else self.points
-
-
-def _has_position(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(points).all(axis=1))
 
 
 def _common_affine(before: NDArray[np.float64], now: NDArray[np.float64], within: float) -> NDArray[np.float64] | None:

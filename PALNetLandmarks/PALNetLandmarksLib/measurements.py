@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .align import UNITS
 from .atomic_file import write_atomically
 from .errors import OutputError, UnknownUnitError, UnreadableLandmarksError
+from .known_points import known_points
 from .landmark_set import LandmarkSet
 from .procrustes import fit_similarity
 from .reference import ReferenceFace
@@ -259,7 +260,7 @@ def write_measurements(path: Path, faces: Sequence[tuple[str, Sequence[MeasuredV
 def _of_reference(landmarks: LandmarkSet, reference: ReferenceFace) -> tuple[list[int], NDArray[np.float64]]:
     """Which landmarks of the reference have a position in the set, and these positions (k, 3)."""
     points = landmarks.ordered(reference.labels).points
-    common = np.flatnonzero(np.isfinite(points).all(axis=1))
+    common = np.flatnonzero(known_points(points))
     return common.tolist(), points[common]
 
 

@@ -21,6 +21,7 @@ from .align import UNITS, to_canonical
 from .certainty import CERTAINTY_CLASSES, UNKNOWN_CERTAINTY, certainty_class
 from .detector import MISSING_BEYOND_MM
 from .drawn_surface import DrawnSurface, surface_to_draw
+from .known_points import known_points
 from .mesh import TriangleMesh
 from .rasterise import rasterise
 
@@ -114,7 +115,7 @@ def render_detection(mesh: TriangleMesh, detection: DrawableDetection, path: Pat
     """
     placement = np.asarray(detection.rigid_transform, dtype=np.float64), UNITS[detection.unit]
     landmarks = to_canonical(np.asarray(detection.points, dtype=np.float64), *placement)
-    drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & np.isfinite(landmarks).all(axis=1))
+    drawn = np.flatnonzero(~np.asarray(detection.missing, dtype=bool) & known_points(landmarks))
     box = _region_to_draw(landmarks[drawn])
     surface = surface_to_draw(mesh, *placement, box)
 

@@ -233,7 +233,7 @@ def _row_in_short(what: str, target: str, measured: Sequence[Measured], scheme: 
     done = [one for one in measured if one.errors is not None]
     if not done:
         return Row(what, target, "every capture was refused", None, len(measured))
-    errors = np.array([np.where(one.visible, one.errors, np.nan) for one in done])
+    errors = np.where([one.visible for one in done], np.array([one.errors for one in done]), np.nan)
     inner = summary(errors[:, inner_landmarks(scheme)])
     certainty = calibration(errors, np.array([one.deviations for one in done]))
     held = certainty["within_95"]
@@ -339,7 +339,7 @@ def _refused_in_words(refused: int, hopeless: int) -> str:
 
 def _worst(done: Sequence[Measured], scheme: LandmarkScheme, most: int = 30) -> list[dict[str, Any]]:
     """The largest errors of visible landmarks, to look at."""
-    found = [
+    found: list[dict[str, Any]] = [
         {"capture": one.capture, "label": label, "error_mm": float(error), "standard_deviation_mm": float(deviation)}
         for one in done
         for label, error, deviation, seen in zip(scheme.labels, one.errors, one.deviations, one.visible)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 from PALNetLandmarksLib.align import LEAST_VERTICES, UNITS, Alignment, align_to_reference
 from PALNetLandmarksLib.errors import LandmarkingError
+from PALNetLandmarksLib.inside_box import inside_box
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import SimilarityTransform, fit_similarity
 
@@ -153,8 +154,7 @@ def why_hopeless(mesh: TriangleMesh, capture: TestCapture, truth: SimilarityTran
     if capture.visible[middle].mean() < 0.5:
         return "the middle of the face is missing"
     canonical = truth.apply(mesh.points * UNITS[capture.unit])
-    low, high = reference().region_of_interest
-    on_face = int(((canonical > low) & (canonical < high)).all(axis=1).sum())
+    on_face = int(inside_box(canonical, *reference().region_of_interest).sum())
     if on_face < LEAST_VERTICES:
         return f"only {on_face} points on the face"
     return ""

@@ -97,12 +97,12 @@ def calibration(errors: Array, deviations: Array) -> dict[str, float]:
         return dict.fromkeys(("within_95", "most_certain_mm", "least_certain_mm", "rank_correlation"), float("nan"))
     order = np.argsort(deviation, kind="stable")
     fifth = len(order) // 5
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (error, deviation)]
+    ranks = np.array([np.argsort(np.argsort(values, kind="stable")) for values in (error, deviation)])
     return {
         "within_95": float((error <= RADIUS_95 * deviation).mean()),
         "most_certain_mm": float(error[order[:fifth]].mean()),
         "least_certain_mm": float(error[order[-fifth:]].mean()),
-        "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
+        "rank_correlation": float(np.corrcoef(ranks)[0, 1]),
     }
 
 

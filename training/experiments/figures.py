@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PALNetLandmarksLib.align import align_to_reference, to_canonical
 from PALNetLandmarksLib.drawn_surface import DrawnSurface, surface_to_draw
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.picture import HIDDEN_BELOW_MM
 from PALNetLandmarksLib.rasterise import rasterise
 from PALNetLandmarksLib.read_scan import read_scan
@@ -45,8 +47,8 @@ PIXELS_PER_MM = 4.0
 RING_MM = 2.0
 #: Colours of dot and ring, where both can be seen and where the surface hides one of them.
 SEEN, BEHIND = ("#e3120b", "#0047c8"), ("#f2a6a3", "#a3bdf0")
-DOT = {"linestyle": "", "marker": "o", "markersize": 2.6, "markeredgewidth": 0}
-RING = {"fillstyle": "none", "linestyle": "", "marker": "o", "markersize": 6, "markeredgewidth": 0.8}
+DOT: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 2.6, "markeredgewidth": 0}
+RING: dict[str, Any] = {"fillstyle": "none", "linestyle": "", "marker": "o", "markersize": 6, "markeredgewidth": 0.8}
 
 
 def figure_4(results: Mapping[str, Results], path: Path) -> None:
@@ -77,7 +79,7 @@ def figure_5(results: Mapping[str, Results], sides: Mapping[str, str], path: Pat
 
     ``sides``: one of ``REGIONS`` for each label.
     """
-    figure, panels = _panels(len(REGIONS) * len(results), height=2.5, layout="constrained")
+    figure, panels = _panels(len(REGIONS) * len(results), height=2.5, compressed=False)
     known_as = _known_as(results)
     for axes, (result, region) in zip(panels, product(results.values(), REGIONS)):
         points, truth = result.stack("points"), result.stack("truth")
@@ -262,16 +264,16 @@ def _hidden(points: NDArray[np.float64], depth: NDArray[np.float32], box: NDArra
     column, row, near = _pixels(np.nan_to_num(points), box).T
     height, width = depth.shape
     row, column = (np.clip(np.rint(at), 0, size - 1).astype(int) for at, size in ((row, height), (column, width)))
-    return np.isfinite(points).all(axis=1) & (near < depth[row, column] - HIDDEN_BELOW_MM)
+    return known_points(points) & (near < depth[row, column] - HIDDEN_BELOW_MM)
 
 
-def _panels(count: int, height: float, below: float = 0.0, layout: str = "compressed") -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float, below: float = 0.0, compressed: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels, ``PANELS`` in a row, each ``height`` inches high, with room ``below`` them."""
     columns = min(PANELS, count)
     rows = -(-count // columns)
     size = (PANEL_INCHES * max(columns, 2), height * rows + below)  # one panel, too, needs room for what is said below
+    layout = ConstrainedLayoutEngine(compress=compressed, w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout=layout)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 

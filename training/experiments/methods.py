@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PALNetLandmarksLib.align import UNITS, align_to_reference, to_canonical
 from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.initial_landmarks import place_initial_landmarks
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.palnet import PALNetConfig, published_variants
 from PALNetLandmarksLib.patches import PatchConfig
@@ -246,7 +247,7 @@ def predictor_of_weights(
 def predictor_of_template(scans: list[AlignedScan]) -> Predict:
     """The training subjects' mean landmarks at the size of the face, on the nearest vertices."""
     template = mean_landmarks(scan.landmarks / scan.face_scale for scan in scans)
-    known = np.isfinite(template).all(axis=1)
+    known = known_points(template)
 
     def place(points: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
         placed = np.full_like(template, np.nan)

@@ -19,7 +19,7 @@ class PlainPALNet(nn.Module):
         self.config = config
         inputs = (3, *config.channels[:-1])
         self.convolutions = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(before, after, 1), nn.Conv2d(after, after, 1)])
+            nn.Sequential(nn.Conv2d(before, after, 1), nn.ReLU(), nn.Conv2d(after, after, 1), nn.ReLU())
             for before, after in zip(inputs, config.channels)
         )
         self.scores = nn.ModuleList(nn.Linear(channels, 1, bias=False) for channels in config.channels)
@@ -39,8 +39,8 @@ class PlainPALNet(nn.Module):
         """See the class."""
         features = patches.permute(0, 3, 1, 2)
         descriptors = []
-        for (first, second), score, bias, pool in zip(self.convolutions, self.scores, self.biases, self.pools):
-            features = torch.relu(second(torch.relu(first(features))))
+        for convolutions, score, bias, pool in zip(self.convolutions, self.scores, self.biases, self.pools):
+            features = convolutions(features)
             points = features.flatten(2).transpose(1, 2)
             shares = torch.softmax(torch.tanh(score(points)[..., 0] + bias), dim=1)
             descriptors.append((shares[..., None] * points).sum(dim=1))
@@ -48,15 +48,15 @@ class PlainPALNet(nn.Module):
         own = features.permute(0, 2, 3, 1).flatten(1)
         return self.head(torch.cat([*descriptors, own], dim=1)).view(len(patches), -1, 3)
 
-    @torch.no_grad()
     def take(self, arrays: dict[str, torch.Tensor]) -> None:
         """Take the library's parameters by their names."""
-        for i, (convolutions, score, bias) in enumerate(zip(self.convolutions, self.scores, self.biases)):
-            for j, convolution in enumerate(convolutions, 1):
-                convolution.weight.copy_(arrays[f"blocks.{i}.convolution_{j}.weight"][:, :, None, None])
-                convolution.bias.copy_(arrays[f"blocks.{i}.convolution_{j}.bias"])
-            score.weight.copy_(arrays[f"blocks.{i}.attention.weight"])
-            bias.copy_(arrays[f"blocks.{i}.attention.bias"].flatten())
-        for number, layer in ((1, 0), (2, 2), (3, 4)):
-            self.head[layer].weight.copy_(arrays[f"head.layer_{number}.weight"])
-            self.head[layer].bias.copy_(arrays[f"head.layer_{number}.bias"])
+        names: dict[str, str] = {}
+        layers = {"head.0": "head.layer_1", "head.2": "head.layer_2", "head.4": "head.layer_3"}
+        for i in range(len(self.convolutions)):
+            layers |= {f"convolutions.{i}.0": f"blocks.{i}.convolution_1"}
+            layers |= {f"convolutions.{i}.2": f"blocks.{i}.convolution_2"}
+            names |= {f"scores.{i}.weight": f"blocks.{i}.attention.weight", f"biases.{i}": f"blocks.{i}.attention.bias"}
+        for own, theirs in layers.items():
+            names |= {f"{own}.weight": f"{theirs}.weight", f"{own}.bias": f"{theirs}.bias"}
+        parameters = self.state_dict()
+        self.load_state_dict({own: arrays[theirs].reshape(parameters[own].shape) for own, theirs in names.items()})

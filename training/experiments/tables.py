@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.measurements import Measurement, load_measurements
 from PALNetLandmarksLib.resources import resource_path
 
@@ -53,7 +54,7 @@ class Results:
     def fold(self) -> NDArray[np.int64]:
         return np.repeat(self.numbers, [len(fold.names) for fold in self.predictions])
 
-    def stack(self, name: str) -> Array:
+    def stack(self, name: str) -> NDArray[Any]:
         """``points``, ``truth``, ``annotated``, ``deviations`` or ``missing`` of all folds."""
         return np.concatenate([getattr(fold, name) for fold in self.predictions])
 
@@ -290,8 +291,8 @@ def certainty_table(results: Mapping[str, Results]) -> pd.DataFrame | None:
 
 def _called_missing(result: Results, chosen: Sequence[int]) -> dict[str, str]:
     """How many of the landmarks that a scan lacks, and of those that it shows, a method calls missing."""
-    missing, shown = result.stack("missing")[:, chosen], np.isfinite(result.stack("truth")[:, chosen]).all(axis=2)
-    done = np.isfinite(result.stack("points")).any(axis=(1, 2))[:, None]
+    missing, shown = result.stack("missing")[:, chosen], known_points(result.stack("truth")[:, chosen])
+    done = known_points(result.stack("points")).any(axis=1, keepdims=True)
     lacking = ~shown & done
     return {
         "undefined on the scan, called missing": f"{(missing & lacking).sum()} of {lacking.sum()}",

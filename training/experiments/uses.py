@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.procrustes import fit_similarity
 from PALNetLandmarksLib.surface import SurfaceLocator
@@ -88,7 +89,7 @@ def with_shape_prior(predict: Predict, landmarks: Sequence[Array], surface: str)
 
 def _on_surface(found: Prediction, mesh: TriangleMesh, surface: str) -> Prediction:
     """With what is not missing at the nearest place of the scan, whichever way the skin faces there."""
-    shown = ~found.missing & np.isfinite(found.points).all(axis=1)
+    shown = ~found.missing & known_points(found.points)
     points = found.points.copy()
     near, _ = SurfaceLocator(mesh).put(points[shown] / found.mm_per_unit, surface)
     points[shown] = near * found.mm_per_unit

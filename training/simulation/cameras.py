@@ -45,6 +45,7 @@ def draw_device(rng: np.random.Generator, name: str) -> Device:
     ValueError
         If there is no such device.
     """
+    views: list[tuple[float, float]]
     if name == "stereo":
         spread, height = rng.uniform(28, 58), rng.uniform(-18, 12)
         views = [(-spread, height), (spread, height)]
@@ -64,7 +65,7 @@ def draw_device(rng: np.random.Generator, name: str) -> Device:
         noise, blur, misfit, voxel = rng.uniform(0.1, 0.8), rng.uniform(0.5, 1.8), rng.uniform(0.1, 0.8), 1.4
         grazing, dropout = rng.uniform(0.15, 0.4), rng.uniform(0, 0.04)
     elif name == "tomography":
-        views = [(a, e) for a in range(0, 360, 45) for e in (-35, 25)] + [(0, 75), (0, 0), (0, -60)]
+        views = [(45.0 * i, e) for i in range(8) for e in (-35.0, 25.0)] + [(0.0, 75.0), (0.0, 0.0), (0.0, -60.0)]
         noise, blur, misfit, voxel = rng.uniform(0.02, 0.15), rng.uniform(0.3, 1.0), 0.0, 1.1
         grazing, dropout = 0.1, 0.0
     elif name == "half":
@@ -171,6 +172,6 @@ def see(
     )
 
 
-def _inverse_tail(share: NDArray[np.float64] | float) -> NDArray[np.float64]:
+def _inverse_tail(share: NDArray[np.floating] | float) -> NDArray[np.floating]:
     """x / sqrt(2) such that a standard normal exceeds x with probability ``share``."""
     return erfinv(1 - 2 * np.clip(share, 1e-6, 0.5))

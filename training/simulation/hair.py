@@ -142,8 +142,8 @@ class HairShell:
             # Over a covered ear the hair stands off and falls back to the head and neck without a step.
             height_above_ear = (self._neutral[:, 2] - rng.uniform(0, 15)) / rng.uniform(35, 60)
             over_ear = np.exp(-(((self._azimuth - 98) / rng.uniform(28, 42)) ** 2) - height_above_ear**2)
-            covered = np.where(left, style.covers_ears[1], style.covers_ears[0])
-            thickness = thickness + rng.uniform(5, 13) * over_ear * covered
+            on_covered = np.where(left, style.covers_ears[1], style.covers_ears[0])
+            thickness = thickness + rng.uniform(5, 13) * over_ear * on_covered
         else:
             thickness = style.thickness_mm * (1 + 0.15 * smooth_noise(base, 50.0, rng))
         # Cut hair stands up at once, combed hair rises from the skin, thinning hair hardly at all; its edge lies a

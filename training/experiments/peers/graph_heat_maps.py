@@ -41,7 +41,7 @@ class Cloud:
     neighbours: NDArray[np.int64]
 
 
-def thin_cloud(points: NDArray[np.float32], normals: NDArray[np.float32], rng: np.random.Generator) -> Cloud:
+def thin_cloud(points: NDArray[np.floating], normals: NDArray[np.floating], rng: np.random.Generator) -> Cloud:
     """A random thin cloud of samples (n, 3), with its stratified neighbours."""
     chosen = rng.permutation(len(points))[:POINTS]
     if len(chosen) < POINTS:

@@ -68,9 +68,8 @@ def render_view(
     pixel = (row[inside] * PIXELS + column[inside])[order]
     depth = local[inside, 2][order, None] / 100.0
     values = np.hstack([normals[facing][inside][order] @ turned.T, depth, np.ones_like(depth)])
-    image = np.zeros((PIXELS * PIXELS, 5), dtype=np.float32)
-    image[pixel] = values
-    image = image.reshape(PIXELS, PIXELS, 5)
+    image = np.zeros((PIXELS, PIXELS, 5), dtype=np.float32)
+    image.reshape(-1, 5)[pixel] = values
     around = uniform_filter(image, size=(3, 3, 1), mode="constant")
     filled = around / np.maximum(around[..., 4:], 1e-6)
     gap = (image[..., 4] == 0) & (around[..., 4] > 4 / 9)
@@ -159,7 +158,8 @@ class MultiViewTask:
 
     def build(self) -> Hourglass:
         """A fresh network; the loop has seeded torch."""
-        return Hourglass(len(self.training[0].landmarks)).to(memory_format=torch.channels_last)
+        network = Hourglass(len(self.training[0].landmarks))
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     def batches(self, epoch: int, samples: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Views of the training scans from random directions."""

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PALNetLandmarksLib.errors import LandmarkingError
 
 from ...aligned_scans import AlignedScan
-from ...loop import Recipe, choose_device, train
+from ...loop import Recipe, Task, choose_device, train
 from ...memory import keep_freed_memory
+from ...prepared import PreparedScan
 from ..methods import Budget, Method, Predict
 from .graph_heat_maps import GraphTask
 from .multi_view import MultiViewTask
 from .placed_scans import predictor_of, prepare_placed_scans
 
-TASKS = {"mvlm-style": MultiViewTask, "sgcn-style": GraphTask}
+
+class PeerTask(Task, Protocol):
+    """A task whose network places landmarks from samples of a scan's surface."""
+
+    def place(self, network: Any, points: NDArray[np.float32], normals: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Landmarks (L, 3) of samples (n, 3), in their frame."""
+        ...
+
+
+#: What makes a task of training scans, scans to stop by, and a seed.
+TASKS: dict[str, Callable[[Sequence[PreparedScan], Sequence[PreparedScan], int], PeerTask]] = {
+    "mvlm-style": MultiViewTask,
+    "sgcn-style": GraphTask,
+}
 
 
 def train_peer(
