@@ -106,6 +106,7 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._settled = None
         #: Label of the landmark that the next click places.
         self._placing = None
+        self._timer = self._tableTimer = None
         #: ``LandmarkHistory`` of each landmark node that the panel has shown, by ID.
         self._histories = {}
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -180,6 +181,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._initializeParameterNode()
 
     def cleanup(self):
+        if self._tableTimer is None:  # setup failed before anything was shown
+            return
         self._cancel()
         self._tableTimer.stop()
         self._setParameterNode(None)
@@ -220,9 +223,11 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _initializeParameterNode(self):
         self._setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.source:
-            # The first models of a scene are Slicer's own, hidden: they show the slices in 3D.
+            # The first models of a scene are Slicer's own, hidden: they show the slices in 3D. Nodes of derived classes
+            # (fiber bundles) count as models there, but not in the selector.
             models = slicer.util.getNodesByClass("vtkMRMLModelNode")
-            first = next((model for model in models if not model.GetHideFromEditors()), None)
+            plain = [model for model in models if model.GetClassName() == "vtkMRMLModelNode"]
+            first = next((model for model in plain if not model.GetHideFromEditors()), None)
             if first is not None:
                 self._parameterNode.source = first
 
@@ -600,7 +605,8 @@ class PALNetLandmarksWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onPlaced(self, caller=None, event=None):
         """Put the point that was placed by a click onto the surface: the view knows it to a few tenths of a mm."""
         label, self._placing = self._placing, None
-        if label is None or self._landmarks is None:
+        # A placing that was given up (Esc) is not told; what gets a position later may be another landmark.
+        if label is None or self._landmarks is None or not self._landmarks.has_position(label):
             return
         self._toSurface([self._landmarks.index()[label]])
         self._say("")
