@@ -134,9 +134,12 @@ def test_what_went_wrong_reaches_the_log_though_nobody_reads_the_pipe(
         assert pipe.read() == b""
 
 
-def test_a_process_that_dies_is_said(sample: TriangleMesh) -> None:
+@pytest.mark.parametrize("half", ["", "PK\\x03\\x04 and no more"])
+def test_a_process_that_dies_is_said(sample: TriangleMesh, half: str) -> None:
+    work = f"open(sys.argv[1] + '/detection.npz', 'wb').write(b'{half}')" if half else "pass"
+
     def launch(arguments: Sequence[str], changes: Mapping[str, str]) -> subprocess.Popen[Any]:
-        return start_process([arguments[0], "-c", "raise SystemExit(9)"], changes)
+        return start_process([arguments[0], "-c", f"import sys; {work}; sys.exit(9)", arguments[-1]], changes)
 
     with pytest.raises(BackgroundError, match="'anna' ended without a result"):
         finish(detect_in_background(sample.points, sample.triangles, Job("anna"), launch))

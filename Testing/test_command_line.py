@@ -6,6 +6,7 @@ import csv
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,23 +257,32 @@ def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
     assert (folder / "anna.csv").read_text() == "older result"
 
 
-def test_a_write_that_fails_half_way_brings_back_what_was_there(run, write_egg, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (PermissionError(13, "The file is open in another program"), 1, "open in another program"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_write_that_ends_half_way_brings_back_what_was_there(
+    run, write_egg, tmp_path, monkeypatch, failure, status, said
+):
     scan = write_egg("anna.obj")
     assert run("detect", "-o", tmp_path / "out", scan).exit_code == 0
     before = {"anna.png": (tmp_path / "out" / "anna.png").read_bytes()}
     for name in ("anna.mrk.json", "anna.csv"):
-        before[name] = f"the user's {name}".encode()
+        before[name] = (tmp_path / "out" / name).read_bytes().replace(b"39.0", b"37.5")
         (tmp_path / "out" / name).write_bytes(before[name])
     real = Path.replace
 
     def replace(self, target):
         if Path(target) == tmp_path / "out" / "anna.png" and "before-" not in self.name:
-            raise PermissionError(13, "The file is open in another program")
+            raise failure
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
     result = run("detect", "-o", tmp_path / "out", scan, "--overwrite")
-    assert result.exit_code == 1 and "open in another program" in result.stderr
+    assert result.exit_code == status and said in result.stderr
     assert names_in(tmp_path / "out") == ["anna.csv", "anna.mrk.json", "anna.png"]
     for name, content in before.items():
         assert (tmp_path / "out" / name).read_bytes() == content
@@ -294,6 +304,28 @@ def test_corrected_landmarks_are_not_overwritten_unasked(run, write_egg, tmp_pat
     assert markups.read_text() == corrected
     assert run("detect", "-o", tmp_path, scan, "--overwrite").exit_code == 0
     assert markups.read_text() == original
+
+
+@pytest.mark.parametrize(("name", "content"), [("anna.csv", "patient;born\n"), ("anna.mrk.json", '{"camera": 1}')])
+def test_files_that_hold_no_landmarks_are_never_overwritten(run, write_egg, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    for options in ((), ("--overwrite",)):
+        result = run("detect", "-o", tmp_path, write_egg("scans/anna.obj"), *options)
+        assert result.exit_code == 1 and f"{name}' exists already and holds no landmarks" in result.stderr
+        assert "--overwrite" not in result.stderr
+        assert (tmp_path / name).read_text() == content
+
+
+def test_a_name_that_the_system_s_alphabet_lacks_ends_nothing(resources, tmp_path):
+    scans = [tmp_path / name for name in ("\u674e\u96f7.ply", "anna.ply")]
+    for scan in scans:
+        shutil.copy(resources / "SampleScan.ply", scan)
+    command = [sys.executable, "-m", "PALNetLandmarksLib.command_line", "detect", "--no-picture", *map(str, scans)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert rb"\u674e\u96f7.ply: " in done.stdout and b"anna.ply: " in done.stdout
+    done = subprocess.run([*command, "--json"], env=environment, capture_output=True, check=True)
+    assert [entry["scan"] for entry in json.loads(done.stdout)["scans"]] == [str(scan) for scan in scans]
 
 
 def test_a_scan_s_texture_is_not_overwritten_unasked(run, write_egg, tmp_path):

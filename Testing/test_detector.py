@@ -102,8 +102,12 @@ def test_every_landmark_lies_on_the_surface_or_is_missing(found: Detection, samp
 
 @pytest.mark.parametrize("surface", ["vertex", "centroid"])
 def test_other_surfaces(surface: str, found: Detection, sample: TriangleMesh) -> None:
-    points = LandmarkDetector.load(device="cpu", surface=surface).detect(sample).points
-    there = ~found.missing
+    other = LandmarkDetector.load(device="cpu", surface=surface).detect(sample)
+    points, there = other.points, ~found.missing
+    # What moves a landmark further makes it less certain.
+    moved = apart(points, found.points)[there]
+    grown = (other.standard_deviation_mm / found.standard_deviation_mm)[there]
+    assert grown.min() > 0.999 and np.median(grown[moved > 0.7]) > 1.1 and (moved > 0.7).sum() > 5
     away = np.linalg.norm(sample.points[None] - points[there][:, None], axis=2)
     if surface == "vertex":
         assert away.min(axis=1).max() < 1e-9

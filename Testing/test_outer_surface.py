@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.mesh import TriangleMesh
 from PALNetLandmarksLib.outer_surface import outer_samples
 from PALNetLandmarksLib.read_scan import read_scan
-from PALNetLandmarksLib.sample_surface import sample_surface
+from PALNetLandmarksLib.sample_surface import SurfaceSamples, sample_surface
 from scipy.spatial.transform import Rotation
 from test_align import moved, sphere, together
 
@@ -47,3 +48,22 @@ def test_neither_pose_nor_unit_matters_much() -> None:
 def test_a_face_scan_stays_as_it_is(resources: Path) -> None:
     samples = sample_surface(read_scan(resources / "SampleScan.ply"), 40_000)
     assert len(outer_samples(samples).points) > 0.97 * len(samples.points)
+
+
+def test_a_fragment_far_off_takes_no_more_memory_and_changes_nothing() -> None:
+    mesh, outer_triangles = nested()
+    samples = sample_surface(mesh, 20_000)
+    far = np.array([[1e5, 0.0, 0.0]])
+    more = SurfaceSamples(
+        np.vstack([samples.points, far]),
+        np.vstack([samples.normals, far / 1e5]),
+        np.append(samples.triangle_index, len(mesh.triangles)),
+        samples.area,
+    )
+    tracemalloc.start()
+    found = outer_samples(more)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # a picture of 100 m would have 200 million pixels
+    alone = outer_samples(samples).triangle_index
+    assert (found.triangle_index < outer_triangles).sum() == len(alone) and len(found.points) == len(alone) + 1

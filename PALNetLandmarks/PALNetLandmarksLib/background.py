@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def _result(folder: Path, name: str) -> Detection:
         with np.load(folder / _RESULT) as arrays:
             facts = json.loads(str(arrays["facts"]))
             content = {key: arrays[key] for key in _ARRAYS}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         _pass_log_on(folder)
         raise BackgroundError(
             f"The detection on '{name}' ended without a result, perhaps for want of memory; reduce the number of the "

@@ -6,6 +6,7 @@ Everything that costs time to load (numpy, scipy, vtk, torch, Pillow) is importe
 # Typer evaluates the annotations, and Python 3.9 knows no `X | None`, nor shows Typer the options in postponed ones.
 import importlib.metadata
 import importlib.util
+import io
 import json
 import math
 import os
@@ -83,6 +84,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ended from outside, it leaves nothing half-done behind either.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # A pipe or a file takes the letters of the system's own alphabet alone on Windows; a name must not end the work.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -200,7 +204,7 @@ def detect(
                 _show(result)
     failed = [result for result in results if result.error]
     if as_json:
-        typer.echo(json.dumps(_document(results), indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(_document(results), indent=1, allow_nan=False))
     else:
         _list_failures({str(result.scan): result.error for result in failed}, len(results), "scans")
     if failed:
@@ -272,7 +276,7 @@ def measure(
             ],
             "failed": failed,
         }
-        typer.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(document, indent=1, allow_nan=False))
     else:
         for face in faces:
             typer.echo("\n".join(_measured_lines(face)))

@@ -129,8 +129,9 @@ class LandmarkDetector:
         missing = distance > MISSING_BEYOND_MM
         points = np.where(missing[:, None], placed.points, points)
         # A landmark that had to be moved to reach the surface may be off by as much along each axis: the skin that the
-        # network thought of is not there.
-        deviation = np.sqrt(placed.standard_deviation_mm**2 + np.where(missing, 0.0, distance) ** 2)
+        # network thought of is not there. To a vertex it is moved further, along skin that is there.
+        moved = np.maximum(distance, np.linalg.norm(points - placed.points, axis=1) / np.sqrt(3))
+        deviation = np.hypot(placed.standard_deviation_mm, np.where(missing, 0.0, moved))
         stopwatch.lap("surface")
         return Detection(
             scan_name=mesh.name,

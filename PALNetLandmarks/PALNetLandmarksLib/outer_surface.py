@@ -16,6 +16,8 @@ _LEAST_SEEN = 0.1
 _PIXEL = 2.5
 #: A sample this far (in pixels) behind the foremost one is hidden.
 _DEPTH = 0.75
+#: Depth maps with more pixels than this for each sample list only those that hold one.
+_SPARSE = 100
 
 
 def outer_samples(samples: SurfaceSamples) -> SurfaceSamples:
@@ -38,6 +40,8 @@ def _share_seen(points: NDArray[np.float64], spacing: float) -> NDArray[np.float
         cells = np.floor(points @ across.T / pixel).astype(np.int64)
         cells -= cells.min(axis=0)
         flat = cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]
+        if flat.max() > _SPARSE * len(points):  # a fragment far off stretches the picture
+            flat = np.unique(flat, return_inverse=True)[1]
         depth = points @ along
         foremost = np.full(flat.max() + 1, -np.inf)
         np.maximum.at(foremost, flat, depth)
