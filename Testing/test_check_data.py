@@ -11,6 +11,7 @@ from PALNetLandmarksLib.detector import LandmarkDetector
 from PALNetLandmarksLib.landmark_files import write_landmarks
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
+from PALNetLandmarksLib.write_results import write_results
 
 from training import check_data
 from training.check_data import Expected, habits_of, odd_landmarks
@@ -113,12 +114,20 @@ def test_a_folder(resources, tmp_path, capsys) -> None:
     assert said.count("Look at:") == 1 and "Look at: S2: Pg and Ch_L seem to be exchanged" in said
     assert "Scans: can be used 4, left out 1, not checked 0, with points to look at 1." in said
 
+    # What a detection left beside a scan is no annotation.
+    shutil.copy(sample, tmp_path / "S5.ply")
+    write_results("S5", tmp_path, (".mrk.json",), read_scan(sample), detection)
+    with pytest.raises(SystemExit):
+        check_data.main(["--data", str(tmp_path)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "S5: its landmarks are as this module detected them, none corrected" in said and "can be used 4" in said
+
     shutil.copy(tmp_path / "S0.ply", tmp_path / "S4.ply")
     with pytest.raises(SystemExit):
         check_data.main(["--data", str(tmp_path)])
     assert "S0 and S4 have the same points" in " ".join(capsys.readouterr().out.split())
 
-    for name in ("S2", "S3", "S4"):
+    for name in ("S2", "S3", "S4", "S5"):
         for file in tmp_path.glob(f"{name}.*"):
             file.unlink()
     with pytest.raises(SystemExit) as end:

@@ -29,13 +29,15 @@ from scipy.spatial.transform import Rotation
 from test_training import person
 
 from training import cross_validate, epoch_speed
+from training.aligned_scans import AlignedScan
 from training.experiments import report, tables
-from training.experiments.folds import make_folds
+from training.experiments.folds import Fold, link_fold, make_folds
 from training.experiments.landmark_shape_model import LandmarkShapeModel
-from training.experiments.methods import Prediction, predictor_of_weights
+from training.experiments.methods import Prediction, predictor_of_shape_model, predictor_of_weights
 from training.experiments.predictions import Predictions
 from training.experiments.tables import Results
 from training.experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
+from training.folder import Subject
 from training.write_ply import write_ply
 
 LABELS = load_reference().labels
@@ -114,6 +116,19 @@ def test_the_shape_model_keeps_what_it_knows_and_pulls_back_what_no_face_is() ->
     wild = shapes[0].copy()
     wild[3] += (0.0, -60.0, 0.0)
     assert np.linalg.norm(model.plausible(wild)[3] - wild[3]) > 30
+
+
+def test_the_shape_model_leaves_out_what_no_training_subject_has() -> None:
+    reference = load_reference()
+    folk = []
+    for number in range(6):
+        mesh, deform = person(number)
+        landmarks = deform(reference.landmarks)
+        landmarks[7] = np.nan
+        folk.append(AlignedScan(Subject(f"S{number}", Path(), Path()), np.eye(4), 1.0, False, 1.0, landmarks))
+    placed = predictor_of_shape_model(folk)(mesh, "mm").points
+    assert np.flatnonzero(np.isnan(placed).any(axis=1)).tolist() == [7]
+    assert np.nanmedian(np.linalg.norm(placed - landmarks, axis=1)) < 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -469,6 +484,46 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
         cross_validate.main(["--data", str(laboratory), "--output", str(tmp_path / "file"), "--methods", "template"])
     with pytest.raises(SystemExit, match=r"other settings \(seed\)"):
         cross_validate.main([*command, "--epochs", "1", "--seed", "3", "--methods", "template"])
+    other = tmp_path / "other" / laboratory.name
+    shutil.copytree(laboratory, other)
+    copied = ["--data", str(other), *command[2:], "--epochs", "1"]
+    cross_validate.main([*copied, "--methods", "template"])
+    landmarks = read_landmarks(other / "S3.mrk.json")
+    write_landmarks(other / "S3.mrk.json", replace(landmarks, points=landmarks.points + 1.0))
+    with pytest.raises(SystemExit, match=r"other settings \(files\)"):
+        cross_validate.main([*copied, "--methods", "template"])
+
+
+def test_links_of_a_fold_follow_its_scans(tmp_path: Path) -> None:
+    def link(*training: str) -> dict[str, Path]:
+        subjects = {
+            name: Subject(name, tmp_path / place / f"{name}.ply", tmp_path / place / f"{name}.csv")
+            for place in (here,)
+            for name in "ABCD"
+        }
+        for subject in subjects.values():
+            subject.scan.parent.mkdir(exist_ok=True)
+            for file in (subject.scan, subject.landmarks):
+                file.write_text(here)
+        return link_fold(Fold(0, training, ("C",), ("D",)), subjects, tmp_path / "folds")
+
+    here = "before"
+    link("A", "B")
+    (tmp_path / "before").rename(tmp_path / "gone")
+    here = "after"
+    folders = link("B")
+    assert sorted(path.name for path in folders["training"].iterdir()) == ["B.csv", "B.ply"]
+    assert (folders["training"] / "B.ply").read_text() == "after"
+
+
+def test_every_fold_is_in_the_tables(tmp_path: Path) -> None:
+    for number in (0, 2, 11):
+        (tmp_path / "template").mkdir(exist_ok=True)
+        nothing = np.zeros((1, 1, 3))
+        Predictions(
+            (f"S{number}",), ("N",), nothing, nothing, nothing, np.zeros((1, 1)), np.zeros((1, 1), bool), ({},), {}
+        ).save(tmp_path / "template" / f"fold-{number}.npz")
+    assert tables.load_results(tmp_path)["template"].numbers == (0, 2, 11)
 
 
 def test_variants_join_the_methods_that_are_named() -> None:
@@ -506,7 +561,7 @@ def test_scans_in_metres_are_measured_in_millimetres(laboratory: Path, tmp_path:
     for name, data in (("mm", laboratory), ("m", folder)):
         command = ["--data", str(data), "--output", str(tmp_path / name), "--folds", "2", "--device", "cpu"]
         cross_validate.main([*command, "--methods", "template"])
-        found = [Predictions.load(file) for file in sorted((tmp_path / name / "template").glob("fold-?.npz"))]
+        found = [Predictions.load(file) for file in sorted((tmp_path / name / "template").glob("fold-*.npz"))]
         errors[name] = np.concatenate([np.linalg.norm(one.points - one.truth, axis=2) for one in found])
     assert np.abs(errors["m"] - errors["mm"]).max() < 0.2
     with pytest.raises(SystemExit, match="There is no fold 2; --folds-run counts from 0 to 1"):

@@ -36,7 +36,7 @@ from training.export import average_weights, write_weights  # noqa: E402
 from training.export import main as export  # noqa: E402
 from training.finetuning import habits, scheme_to_finetune, shift_that_carries  # noqa: E402
 from training.folder import Subject, TrainingDataError, find_subjects, read_landmark_files, split_names  # noqa: E402
-from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across  # noqa: E402
+from training.height_map_task import ACROSS_FROM, JOINT, MIXING, HeightMapTask, has_across, open_trained  # noqa: E402
 from training.loop import Recipe, split_batches, train  # noqa: E402
 from training.loss import LandmarkLoss  # noqa: E402
 from training.model_card import measure  # noqa: E402
@@ -266,6 +266,19 @@ def test_a_new_subject_shuffles_none_that_was_trained_on_into_the_test(laborator
         run_trainer(folder, run, epochs=2)
     for suffix in (".ply", ".fcsv"):
         (folder / f"S50{suffix}").unlink()
+    run_trainer(folder, run, epochs=2)
+
+
+def test_a_run_does_not_go_on_with_landmarks_that_were_corrected_meanwhile(laboratory, aligned, tmp_path):
+    folder, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(laboratory, folder)
+    run_trainer(folder, run, like=aligned, epochs=1)
+    file = folder / "S01.fcsv"
+    kept = read_landmarks(file)
+    write_landmarks(file, replace(kept, points=kept.points + np.array([0.0, 0.0, 6.0])))
+    with pytest.raises(SystemExit, match="Scans or landmarks have changed since the run in"):
+        run_trainer(folder, run, epochs=2)
+    shutil.copy(laboratory / "S01.fcsv", file)  # a copy is the same
     run_trainer(folder, run, epochs=2)
 
 
@@ -661,6 +674,16 @@ def test_an_export_that_cannot_be_leaves_no_weights(options, said, tmp_path, cap
         export(["--run", str(run), "--output", str(out), "--version", "mine", *filled])
     assert said in f"{ended.value} {capsys.readouterr().err}"
     assert not list(tmp_path.rglob("*W.safetensors*")) and not list(tmp_path.rglob("model-card*"))
+
+
+def test_a_run_s_own_architecture_is_opened_again(tmp_path):
+    model = {"heads": 8, "maps": {"pitch_mm": [1.0, 2.5]}}
+    network = HeightMapTask(load_scheme(), load_reference(), [], [], 0, model=model).build()
+    torch.save(network.state_dict(), tmp_path / "best.pt")
+    (tmp_path / "settings.json").write_text(json.dumps({"model": model}))
+    task, opened = open_trained(tmp_path)
+    assert task.config.heads == 8 and task.config.maps.pitch_mm == (1.0, 2.5)
+    assert task.config == opened.config
 
 
 def test_labels_that_the_weights_do_not_know_are_named_with_what_may_be_meant():

@@ -49,7 +49,15 @@ from .experiments.predictions import predict_subjects
 from .experiments.report import COMMITS, keep_predictions, read_commits, write_report
 from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
-from .folder import Subject, TrainingDataError, check_apart, find_subjects, make_folder, read_landmark_files
+from .folder import (
+    Subject,
+    TrainingDataError,
+    check_apart,
+    digest_of,
+    find_subjects,
+    make_folder,
+    read_landmark_files,
+)
 from .messages import say_note, say_reasons
 from .training_scheme import counterparts, mean_landmarks, scheme_of, sides_of, without_rare
 
@@ -137,6 +145,7 @@ def run(options: CrossValidationOptions) -> None:
     settings = {
         "data": options.data.resolve().name,
         "subjects": len(names),
+        "files": digest_of([subjects[name] for name in names], sets),
         "labels": list(labels),
         "folds": options.folds,
         "protocol": options.protocol,
@@ -144,6 +153,7 @@ def run(options: CrossValidationOptions) -> None:
         "minutes": options.minutes,
         "epochs": options.epochs,
         "finetune": options.finetune.name if options.finetune else None,
+        "weights": load_weights(options.finetune).sha256[:12] if options.finetune else None,
         "surface": options.surface,
         "unit": options.unit,
     }
@@ -263,7 +273,8 @@ def _check_same(note: Path, settings: dict[str, object]) -> None:
     """A folder holds the results of one set of settings."""
     if note.exists():
         # What older folders do not say went without saying.
-        before = {"surface": "triangle", "unit": None, **json.loads(note.read_text(encoding="utf-8"))}
+        unsaid = {key: settings[key] for key in ("files", "weights")}
+        before = {"surface": "triangle", "unit": None, **unsaid, **json.loads(note.read_text(encoding="utf-8"))}
         different = sorted(key for key in settings if before.get(key) != settings[key])
         if different:
             raise ValueError(

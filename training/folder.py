@@ -7,6 +7,8 @@ cannot be used is named with the reason, never dropped silently.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,14 +172,43 @@ def shared_subjects(first: Mapping[str, LandmarkSet], second: Mapping[str, Landm
 
 
 def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, LandmarkSet], dict[str, str]]:
-    """The landmarks of every subject, as in the files; and the subjects whose file cannot be read, with the reason."""
+    """The landmarks of every subject, as in the files; and the subjects whose file cannot be used, with the reason.
+
+    Landmarks that a detection left and nobody corrected are no annotation: learnt from, they would repeat the weights,
+    and tested against, they would make these seem perfect.
+    """
     sets, left_out = {}, {}
     for subject in subjects:
         try:
-            sets[subject.name] = read_landmarks(subject.landmarks)
+            found = read_landmarks(subject.landmarks)
         except LandmarkingError as error:
             left_out[subject.name] = str(error)
+            continue
+        if _as_detected(found):
+            left_out[subject.name] = (
+                "its landmarks are as this module detected them, none corrected; check them in the panel, and export "
+                "them as .fcsv if all are right"
+            )
+        else:
+            sets[subject.name] = found
     return sets, left_out
+
+
+def _as_detected(landmarks: LandmarkSet) -> bool:
+    """Whether every point still has the standard deviation that the detection gave it; a correction takes it away."""
+    deviation, defined = landmarks.standard_deviation_mm, landmarks.defined
+    return deviation is not None and bool(defined.any()) and bool(np.isfinite(deviation[defined]).all())
+
+
+def digest_of(subjects: Iterable[Subject], sets: Mapping[str, LandmarkSet]) -> str:
+    """What tells whether scans or landmarks are others than before; copies are the same."""
+    content = hashlib.sha256()
+    for subject in sorted(subjects, key=lambda one: one.name):
+        landmarks = sets[subject.name]
+        facts = [subject.scan.name, subject.scan.stat().st_size, landmarks.labels, landmarks.coordinate_system]
+        content.update(json.dumps(facts).encode())
+        content.update(np.ascontiguousarray(landmarks.points).tobytes())
+    return content.hexdigest()[:12]
 
 
 def split_names(names: Sequence[str], validation: float, test: float, seed: int) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -130,6 +131,11 @@ class HeightMapTask:
     def size(self) -> int:
         """Number of training scans, at present."""
         return len(_files(self._training))
+
+    @property
+    def n_validated(self) -> int:
+        """Number of scans that choose the epoch."""
+        return len(self._validation)
 
     def build(self) -> HeightMapNetTorch:
         """A fresh network."""
@@ -280,7 +286,10 @@ def open_trained(run: Path) -> tuple[HeightMapTask, HeightMapNetTorch]:
         raise TrainingDataError(
             f"'{run / BEST}' cannot be read; give the folder of a run that training.train has begun."
         ) from error
-    task = HeightMapTask(load_scheme(), load_reference(), [], [], 0, across=has_across(weights))
+    settings = run / "settings.json"
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    changes = {key: config[key] for key in ("model", "with_normals") if key in config}
+    task = HeightMapTask(load_scheme(), load_reference(), [], [], 0, across=has_across(weights), **changes)
     network = task.build()
     try:
         network.load_state_dict(weights)

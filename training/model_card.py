@@ -40,7 +40,7 @@ def measure(predicted: NDArray[np.float64], truth: NDArray[np.float64], labels: 
         known = column[np.isfinite(column)]
         per_landmark[label] = {
             "mean_mm": _rounded(known.mean()) if len(known) else None,
-            "sd_mm": _rounded(known.std()) if len(known) > 1 else None,
+            "sd_mm": _rounded(known.std(ddof=1)) if len(known) > 1 else None,
             "subjects": len(known),
         }
     known = errors[np.isfinite(errors)]
@@ -48,7 +48,7 @@ def measure(predicted: NDArray[np.float64], truth: NDArray[np.float64], labels: 
     return {
         "subjects": len(errors),
         "point_wise_mm": _rounded(known.mean()) if len(known) else None,
-        "point_wise_sd_mm": _rounded(known.std()) if len(known) > 1 else None,
+        "point_wise_sd_mm": _rounded(known.std(ddof=1)) if len(known) > 1 else None,
         "median_mm": _rounded(np.median(known)) if len(known) else None,
         "distance_wise_mm": _rounded(distances.mean()) if len(distances) else None,
         "landmarks": per_landmark,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .finetuning import scheme_to_finetune
 from .folder import (
     Subject,
     TrainingDataError,
+    digest_of,
     find_subjects,
     read_landmark_files,
     shared_subjects,
@@ -34,13 +35,17 @@ PREPARED = ".prepared.npz"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the subjects of each split come from: ``folders[split]``, and ``files`` (prepared scans) or ``scans``."""
+    """Where the subjects of each split come from: ``folders[split]``, and ``files`` (prepared scans) or ``scans``.
+
+    ``digests[split]`` tells whether scans or landmarks have changed.
+    """
 
     folders: dict[str, Path]
     files: dict[str, list[Path]]
     scans: dict[str, list[AlignedScan]]
     scheme: LandmarkScheme
     left_out: dict[str, str]
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, list[str]]:
@@ -150,7 +155,8 @@ def _open_scans(
         known = [scheme.labels.index(label) for label in kept.labels]
         for split in scans:
             scans[split] = [_with_landmarks(scan, known) for scan in scans[split]]
-    return Source(folders, {}, scans, kept, left_out)
+    digests = {split: digest_of((scan.subject for scan in own), sets[folders[split]]) for split, own in scans.items()}
+    return Source(folders, {}, scans, kept, left_out, digests)
 
 
 def leave_out(left_out: dict[str, str], reasons: Mapping[str, str], console: Console) -> None:

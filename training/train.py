@@ -104,7 +104,7 @@ def _run(options: TrainingOptions) -> None:
         reference = load_reference()
         source = open_source(config, recipe.seed, reference, options, _console)
         if source.scans:  # a pool may grow, and its new subjects go to no other side
-            _check_same_subjects(options.output, source.splits)
+            _check_same_subjects(options.output, source)
         return build_task(config, recipe, reference, source, options, _console), source
 
     task, source = _first_before_others(build, rank, world)
@@ -221,15 +221,22 @@ def _check_same_run(config: dict[str, Any], options: TrainingOptions) -> None:
     note.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
-def _check_same_subjects(folder: Path, splits: dict[str, list[str]]) -> None:
-    """A run goes on only with each subject on its side: one more scan would shuffle trained ones into the test."""
-    note = folder / "subjects.json"
-    if _noted(note, splits) != splits:
+def _check_same_subjects(folder: Path, source: Source) -> None:
+    """A run goes on only with each subject on its side, one more scan would shuffle trained ones into the test; and
+    with the scans and landmarks that it began with."""
+    note, splits = folder / "subjects.json", source.splits
+    before = _noted(note, {**splits, "digests": source.digests})
+    digests = before.pop("digests", source.digests)  # older runs noted none
+    if before != splits:
         raise TrainingDataError(
             f"The subjects are not those that the run in '{folder}' was trained and tested on; choose another output "
             "folder, or put the scans back as they were to go on with it."
         )
-    note.write_text(json.dumps(splits, indent=1), encoding="utf-8")
+    if digests != source.digests:
+        raise TrainingDataError(
+            f"Scans or landmarks have changed since the run in '{folder}' began; choose another output folder."
+        )
+    note.write_text(json.dumps({**splits, "digests": digests}, indent=1), encoding="utf-8")
 
 
 def _noted(note: Path, now: dict[str, Any]) -> dict[str, Any]:

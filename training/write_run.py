@@ -63,7 +63,7 @@ def write_run(
     else:
         counts = {split: len(source.files[split]) for split in source.folders}
         if not source.scans:  # a pool may have grown meanwhile
-            counts["training"] = task.size
+            counts |= {"training": task.size, "validation": task.n_validated}
         means = task.reference.landmarks
         passes = int(before.fact("passes") if before else metadata["passes"])
         scale = _deviation_scale(task, network, passes, before, start.untaught if start else ())

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PALNetLandmarksLib.align import align_to_reference, to_canonical
+from PALNetLandmarksLib.align import DOUBTFUL_FITNESS, align_to_reference, to_canonical
 from PALNetLandmarksLib.drawn_surface import DrawnSurface, surface_to_draw
 from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.picture import HIDDEN_BELOW_MM
@@ -142,8 +142,12 @@ def figure_7(results: Mapping[str, Results], scans: Path, unit: str | None, path
     ``unit`` of the scans, ``None`` where it is to be found out.
     """
     name = _median_subject(results)
-    mesh = read_scan(next(one.scan for one in find_subjects(scans)[0] if one.name == name))
-    alignment = align_to_reference(mesh, load_reference(), unit)
+    scan = next((one.scan for one in find_subjects(scans)[0] if one.name == name), None)
+    if scan is None:
+        raise ValueError(f"'{scans}' has no scan '{name}', which figure 7 shows; give the folder that was tested.")
+    mesh = read_scan(scan)
+    # As doubtful as a network may take it: its landmarks vouch for the face.
+    alignment = align_to_reference(mesh, load_reference(), unit, DOUBTFUL_FITNESS)
     rows = {
         method: [own for fold in result.predictions for own in fold.names].index(name)
         for method, result in results.items()

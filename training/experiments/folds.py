@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,19 @@ def make_folds(
 
 
 def link_fold(fold: Fold, subjects: Mapping[str, Subject], folder: Path) -> dict[str, Path]:
-    """Folders of links to the files of each split, as ``training.train`` takes them; returns them by split."""
+    """Folders of links to the files of each split, as ``training.train`` takes them; returns them by split.
+
+    Links of another time go; where the system makes none (Windows without developer mode), copies take their place.
+    """
     folders = {}
     for split in ("training", "validation", "test"):
         folders[split] = folder / split
-        folders[split].mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folders[split], ignore_errors=True)
+        folders[split].mkdir(parents=True)
         for name in getattr(fold, split):
             for source in (subjects[name].scan, subjects[name].landmarks):
-                link = folders[split] / source.name
-                if not link.exists():
-                    link.symlink_to(source.resolve())
+                try:
+                    (folders[split] / source.name).symlink_to(source.resolve())
+                except OSError:
+                    shutil.copy2(source, folders[split] / source.name)
     return folders

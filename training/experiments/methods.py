@@ -259,8 +259,16 @@ def predictor_of_template(scans: list[AlignedScan]) -> Predict:
 
 def predictor_of_shape_model(scans: list[AlignedScan]) -> Predict:
     """A statistical shape model of the landmarks, carried by a non-rigid fit of the reference face."""
-    model = LandmarkShapeModel.of([scan.landmarks / scan.face_scale for scan in scans], load_reference())
-    return _after_alignment(lambda points, scale: model.fit(points / scale) * scale)
+    shapes = [scan.landmarks / scan.face_scale for scan in scans]
+    known = known_points(mean_landmarks(shapes))
+    model = LandmarkShapeModel.of([shape[known] for shape in shapes], load_reference())
+
+    def place(points: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+        placed = np.full((len(known), 3), np.nan)
+        placed[known] = model.fit(points / scale) * scale
+        return placed
+
+    return _after_alignment(place)
 
 
 def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.float64]]) -> Predict:

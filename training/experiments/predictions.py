@@ -107,7 +107,7 @@ def predict_subjects(
             kept = subject.landmarks.resolve().parent / TRUTH / f"{subject.name}.mrk.json"
             known, exact = (
                 as_in_scan(read_landmarks(file).ordered(labels), file, mesh).points
-                * mm_per_unit.get(subject.name, UNITS[unit] if unit else 1.0)
+                * mm_per_unit.get(subject.name, UNITS[unit] if unit else placed.mm_per_unit)
                 for file in (subject.landmarks, kept if kept.exists() else subject.landmarks)
             )
         annotated.append(known)

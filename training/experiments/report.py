@@ -180,12 +180,12 @@ def keep_predictions(runs: Path, facts: Mapping[str, Any], kept: Path) -> None:
     """
     kept.mkdir(parents=True, exist_ok=True)
     for name in tables.load_results(runs):
-        for file in sorted((runs / name).glob("fold-?.npz")):
+        for number, file in tables.fold_files(runs / name).items():
             copy = kept / name / file.name
             copy.parent.mkdir(parents=True, exist_ok=True)
             if not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
                 Predictions.load(file).save(copy)
-            history = runs / "runs" / f"{METHODS[name].run}-{file.stem.split('-')[1]}" / "history.json"
+            history = runs / "runs" / f"{METHODS[name].run}-{number}" / "history.json"
             if history.exists():
                 copy = kept / "runs" / history.parent.name / history.name
                 copy.parent.mkdir(parents=True, exist_ok=True)

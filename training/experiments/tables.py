@@ -69,14 +69,19 @@ class Results:
         return np.linalg.norm(self.stack("points") - self.stack(against), axis=2)
 
 
+def fold_files(folder: Path) -> dict[int, Path]:
+    """The predictions of one method, by the number of the fold, in that order."""
+    files = {int(file.stem.split("-")[1]): file for file in folder.glob("fold-*.npz") if "partial" not in file.name}
+    return dict(sorted(files.items()))
+
+
 def load_results(folder: Path) -> dict[str, Results]:
     """What is there, by method, in the order of ``METHODS``."""
     found = {}
     for method in METHODS:
-        files = sorted((folder / method).glob("fold-?.npz"))
+        files = fold_files(folder / method)
         if files:
-            numbers = tuple(int(file.stem.split("-")[1]) for file in files)
-            found[method] = Results(method, tuple(Predictions.load(file) for file in files), numbers)
+            found[method] = Results(method, tuple(Predictions.load(file) for file in files.values()), tuple(files))
     return found
 
 
