@@ -206,6 +206,7 @@ def test_tables_of_any_editor(tmp_path: Path, encoding: str, line_end: str) -> N
     [
         "label;x;y;z\nN;1,5;-2;3\n;;;\n;;;\n",
         "sep=;\nlabel;x;y;z\nN;1,5;-2;3\n",
+        "label;x;y;z\nN;1,5E+00;-2,0e-00;3\n",
         "\n\nLabel, X, Y, Z\nN , 1.5, -2, 3\n",
         'label,x,y,z\nN,"1,5","-2,0",3\n',
     ],

@@ -149,6 +149,8 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results], comm
         for fold in result.predictions
         for name, reason in fold.refused.items()
     }
+    each = {frozenset(name for fold in result.predictions for name in fold.refused) for result in results.values()}
+    unequal = " (their figures are without them, so not of the same subjects)" if len(each) > 1 else ""
     made_by = [f"- {METHODS[method].title}: {commit}" for method, commit in sorted(commits.items())]
     return [
         f"Cohort {facts['data']}, {facts['subjects']} subjects split into {facts['folds']} folds ({facts['protocol']} "
@@ -160,7 +162,7 @@ def _facts(facts: Mapping[str, Any], results: Mapping[str, tables.Results], comm
         f"`{facts['command']}`",
         *(["", "Commit that made the results of each method:", "", *made_by] if made_by else []),
         *_reasons("Left out:", facts.get("left_out", {})),
-        *_reasons("Refused by at least one method:", refused),
+        *_reasons(f"Refused by at least one method{unequal}:", refused),
     ]
 
 

@@ -71,5 +71,5 @@ def read_table(text: str) -> LandmarkSet:
 
 def _cells(cells: list[str]) -> list[float]:
     """The position in three cells of a table, which are empty where the landmark has none."""
-    cells = [re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell) for cell in cells]
+    cells = [re.sub(r"^(-?\d+),(\d+)([eE][-+]?\d+)?$", r"\1.\2\3", cell) for cell in cells]
     return position_of(cells) if any(cells) else [math.nan] * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -254,11 +254,20 @@ def _read_binary(data: bytes, header: _Header) -> tuple[NDArray[Any], _Lists, _L
 def _binary_lists(data: bytes, position: int, element: _Element, order: str) -> tuple[_Lists, int]:
     """Index lists of an element that has list properties, and where it ends.
 
-    Rows are taken in runs of equal layout: a mesh of triangles is one run, read without a loop over its faces.
+    Rows are taken in runs of equal layout: a mesh of triangles is one run, read without a loop over its faces. Where
+    triangles and quads take turns, runs are short, and the rows are walked one by one.
     """
     parts: list[_Lists] = []
-    done = 0
+    whole = all(prop.count_type is None or np.dtype(prop.count_type).kind in "iu" for prop in element.properties)
+    done = runs = 0
     while done < element.count:
+        if whole and runs > 64 and done < 64 * runs:
+            count = min(element.count - done, 1 << 17)
+            found, position = _walk_lists(data, position, element, order, count)
+            parts += found
+            done += count
+            continue
+        runs += 1
         lengths = _list_lengths(data, position, element, order)
         record = _row_type(element, order, lengths)
         # Runs are tried with a bounded number of rows so that many short runs do not look at the whole rest each time.
@@ -277,6 +286,40 @@ def _binary_lists(data: bytes, position: int, element: _Element, order: str) -> 
         position += run * record.itemsize
         done += run
     return _join_lists(parts), position
+
+
+def _walk_lists(data: bytes, position: int, element: _Element, order: str, count: int) -> tuple[list[_Lists], int]:
+    """The index lists of the next ``count`` rows, and where these end."""
+    steps = []
+    wanted: np.dtype[Any] | None = None
+    for prop in element.properties:
+        of_indices = prop.count_type is not None and prop.name in _INDEX_LISTS
+        wanted = np.dtype(order + prop.type) if of_indices else wanted
+        of_count = np.dtype(prop.count_type) if prop.count_type else None
+        signed = of_count is not None and of_count.kind == "i"
+        steps.append((of_count.itemsize if of_count else 0, signed, np.dtype(prop.type).itemsize, of_indices))
+    first_byte: Literal["little", "big"] = "little" if order == "<" else "big"
+    starts, lengths = [], []
+    for _ in range(count):
+        for count_size, signed, size, of_indices in steps:
+            if not count_size:
+                position += size
+                continue
+            length = int.from_bytes(data[position : position + count_size], first_byte, signed=signed)
+            position += count_size
+            if of_indices:
+                starts.append(position)
+                lengths.append(length)
+            position += length * size
+            if length < 0 or position > len(data):
+                raise MeshFormatError(_TRUNCATED.format(element.promise()))
+    if position > len(data):
+        raise MeshFormatError(_TRUNCATED.format(element.promise()))
+    if wanted is None:
+        return [], position
+    each = np.array(lengths, dtype=np.int64)
+    picked = np.frombuffer(data, np.uint8)[ragged_ranges(np.array(starts, dtype=np.int64), each * wanted.itemsize)]
+    return [(picked.view(wanted).astype(np.int64), each)], position
 
 
 def _run_length(rows: NDArray[Any], lengths: dict[int, int]) -> int:
