@@ -197,6 +197,14 @@ def test_a_method_whose_faces_are_all_refused_does_not_stop_the_report(tmp_path:
     row = json.loads((tmp_path / "report" / "tables.json").read_text(encoding="utf-8"))["table_1"][0]
     assert (row["method"], row["point mm"], row["refused"]) == ("Mean landmarks, projected", "1.732 ± 0.000", 6)
     assert (tmp_path / "report" / "figure-6.png").exists()
+    assert "Refused by at least one method:" in text
+    # Another method that refuses nobody is measured on more subjects.
+    for number, fold in enumerate(results_with(np.full((len(LABELS), 3), 1.0), "shape-model").predictions):
+        (tmp_path / "shape-model").mkdir(exist_ok=True)
+        fold.save(tmp_path / "shape-model" / f"fold-{number}.npz")
+    report.write_report(tmp_path, tmp_path / "report", facts)
+    text = (tmp_path / "report" / "tables.md").read_text(encoding="utf-8")
+    assert "Refused by at least one method (their figures are without them, so not of the same subjects):" in text
 
 
 def test_a_report_speaks_of_a_truth_only_where_one_is_known(tmp_path: Path) -> None:
