@@ -1,6 +1,7 @@
 """Checking a laboratory's folder: habits are no faults; single points that slipped and exchanged names are named."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ import pytest
 pytest.importorskip("torch", reason="the trainer's packages are not installed: pip install -e '.[training,test]'")
 
 from PALNetLandmarksLib.detector import LandmarkDetector
-from PALNetLandmarksLib.landmark_files import write_landmarks
+from PALNetLandmarksLib.landmark_files import read_landmarks, write_landmarks
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import read_scan
 from PALNetLandmarksLib.write_results import write_results
 
 from training import check_data
 from training.check_data import Expected, habits_of, odd_landmarks
-from training.folder import shared_subjects, twins
+from training.folder import Subject, TrainingDataError, read_landmark_files, shared_subjects, twins
 
 LABELS = ("N", "Prn", "Pg", "Gn", "Ex_R")
 PLACES = np.array([[0, 0, 40], [0, -20, 0], [0, 0, -60], [0, 5, -75], [-45, 20, 35]], dtype=float)
@@ -121,6 +122,17 @@ def test_a_folder(resources, tmp_path, capsys) -> None:
         check_data.main(["--data", str(tmp_path)])
     said = " ".join(capsys.readouterr().out.split())
     assert "S5: its landmarks are as this module detected them, none corrected" in said and "can be used 4" in said
+
+    # One landmark that the user corrected or took away makes it one.
+    file = tmp_path / "S5.mrk.json"
+    subject, found = Subject("S5", tmp_path / "S5.ply", file), read_landmarks(file)
+    with pytest.raises(TrainingDataError, match="No landmark file can be used"):
+        read_landmark_files([subject])
+    for points in (found.points, np.where(np.arange(len(labels))[:, None] == 7, np.nan, found.points)):
+        write_landmarks(file, replace(found, points=points, corrected=np.arange(len(labels)) == 7))
+        assert "S5" in read_landmark_files([subject])[0]
+    for path in tmp_path.glob("S5.*"):
+        path.unlink()
 
     shutil.copy(tmp_path / "S0.ply", tmp_path / "S4.ply")
     with pytest.raises(SystemExit):

@@ -258,14 +258,15 @@ def test_a_failed_write_leaves_what_was_there(run, write_egg, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "said"),
+    ("moved", "failure", "status", "said"),
     [
-        (PermissionError(13, "The file is open in another program"), 1, "open in another program"),
-        (KeyboardInterrupt(), 130, ""),
+        ("anna.png", PermissionError(13, "The file is open in another program"), 1, "open in another program"),
+        ("anna.png", KeyboardInterrupt(), 130, ""),
+        ("before-anna.mrk.json", KeyboardInterrupt(), 130, ""),
     ],
 )
 def test_a_write_that_ends_half_way_brings_back_what_was_there(
-    run, write_egg, tmp_path, monkeypatch, failure, status, said
+    run, write_egg, tmp_path, monkeypatch, moved, failure, status, said
 ):
     scan = write_egg("anna.obj")
     assert run("detect", "-o", tmp_path / "out", scan).exit_code == 0
@@ -276,9 +277,10 @@ def test_a_write_that_ends_half_way_brings_back_what_was_there(
     real = Path.replace
 
     def replace(self, target):
-        if Path(target) == tmp_path / "out" / "anna.png" and "before-" not in self.name:
+        done = real(self, target)
+        if Path(target).name == moved and not self.name.startswith("before-"):
             raise failure
-        return real(self, target)
+        return done
 
     monkeypatch.setattr(Path, "replace", replace)
     result = run("detect", "-o", tmp_path / "out", scan, "--overwrite")

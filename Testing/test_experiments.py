@@ -500,9 +500,14 @@ def test_the_command_makes_tables_and_figures_and_goes_on_where_it_stopped(
     write_landmarks(other / "S3.mrk.json", replace(landmarks, points=landmarks.points + 1.0))
     with pytest.raises(SystemExit, match=r"other settings \(files\)"):
         cross_validate.main([*copied, "--methods", "template"])
+    # Predictions that a report keeps are taken up where they belong alone.
+    taken = ["--output", str(kept / "predictions"), "--folds", "2", "--epochs", "1", "--methods", "template"]
+    with pytest.raises(SystemExit, match=r"other settings \(files, seed\)"):
+        cross_validate.main(["--data", str(other), *taken, "--seed", "5"])
+    cross_validate.main(["--data", str(laboratory), *taken])
 
 
-def test_links_of_a_fold_follow_its_scans(tmp_path: Path) -> None:
+def test_links_of_a_fold_follow_its_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*training: str) -> dict[str, Path]:
         subjects = {
             name: Subject(name, tmp_path / place / f"{name}.ply", tmp_path / place / f"{name}.csv")
@@ -522,11 +527,23 @@ def test_links_of_a_fold_follow_its_scans(tmp_path: Path) -> None:
     folders = link("B")
     assert sorted(path.name for path in folders["training"].iterdir()) == ["B.csv", "B.ply"]
     assert (folders["training"] / "B.ply").read_text() == "after"
+    # Two trainings side by side have one folder of links, and neither takes those of the other away.
+    changed = (folders["training"] / "B.ply").lstat().st_mtime_ns
+    link("B")
+    assert (folders["training"] / "B.ply").lstat().st_mtime_ns == changed
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    folders = link("A", "B")
+    assert (folders["training"] / "A.ply").read_text() == "after" and not (folders["training"] / "A.ply").is_symlink()
 
 
 def test_every_fold_is_in_the_tables(tmp_path: Path) -> None:
+    (tmp_path / "template").mkdir()
+    (tmp_path / "template" / "fold-1 (copy).npz").touch()
     for number in (0, 2, 11):
-        (tmp_path / "template").mkdir(exist_ok=True)
         nothing = np.zeros((1, 1, 3))
         Predictions(
             (f"S{number}",), ("N",), nothing, nothing, nothing, np.zeros((1, 1)), np.zeros((1, 1), bool), ({},), {}

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PALNetLandmarksLib.atomic_file import write_atomically
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.reference import load_reference
 from PALNetLandmarksLib.resources import resource_path
@@ -46,7 +47,7 @@ from .experiments.methods import (
 )
 from .experiments.peers.train_peer import train_peer
 from .experiments.predictions import predict_subjects
-from .experiments.report import COMMITS, keep_predictions, read_commits, write_report
+from .experiments.report import COMMITS, FACTS, keep_predictions, read_commits, write_report
 from .experiments.uses import mean_with_mirrored, with_passes, with_shape_prior
 from .finetuning import check_network
 from .folder import (
@@ -259,7 +260,7 @@ def _note_commit(output: Path, result: Path, start: Path | None) -> None:
         file = load_weights(start)
         said += f" with weights {file.metadata.get('version', 'unknown')} ({file.sha256[:12]})"
     made_by = {**read_commits(output), result.relative_to(output).as_posix(): said}
-    (output / COMMITS).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
+    write_atomically(output / COMMITS, json.dumps(made_by, indent=1).encode())
 
 
 def _report(facts: dict[str, object], options: CrossValidationOptions) -> None:
@@ -271,16 +272,17 @@ def _report(facts: dict[str, object], options: CrossValidationOptions) -> None:
 
 def _check_same(note: Path, settings: dict[str, object]) -> None:
     """A folder holds the results of one set of settings."""
-    if note.exists():
+    kept = note if note.exists() else note.with_name(FACTS)  # a report's predictions were taken up
+    if kept.exists():
         # What older folders do not say went without saying.
         unsaid = {key: settings[key] for key in ("files", "weights")}
-        before = {"surface": "triangle", "unit": None, **unsaid, **json.loads(note.read_text(encoding="utf-8"))}
+        before = {"surface": "triangle", "unit": None, **unsaid, **json.loads(kept.read_text(encoding="utf-8"))}
         different = sorted(key for key in settings if before.get(key) != settings[key])
         if different:
             raise ValueError(
                 f"'{note.parent}' holds results with other settings ({', '.join(different)}); choose another --output."
             )
-    note.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_atomically(note, json.dumps(settings, indent=1).encode())
 
 
 def _parse(arguments: Sequence[str] | None) -> CrossValidationOptions:

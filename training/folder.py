@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PALNetLandmarksLib.errors import LandmarkingError
-from PALNetLandmarksLib.landmark_files import read_landmarks
+from PALNetLandmarksLib.landmark_files import holds_landmarks, read_landmarks
 from PALNetLandmarksLib.landmark_set import LandmarkSet
 from PALNetLandmarksLib.read_scan import SUPPORTED_SUFFIXES
 
@@ -80,7 +80,7 @@ def find_subjects(folder: Path) -> tuple[list[Subject], dict[str, str]]:
         else:
             subjects.append(Subject(name, scans[name][0], found[0]))
     for name, files in sorted(landmarks.items()):
-        if any(path.name.lower().endswith((".mrk.json", ".fcsv")) or _has_landmarks(path) for path in files):
+        if any(path.name.lower().endswith((".mrk.json", ".fcsv")) or holds_landmarks(path) for path in files):
             left_out[name] = "its landmark file has no scan"
     if not subjects:
         raise TrainingDataError(
@@ -105,13 +105,6 @@ def _by_scan(landmarks: dict[str, list[Path]], scans: Collection[str]) -> dict[s
 def _plain(name: str) -> str:
     """``name`` as macOS and Windows would compare it."""
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _has_landmarks(path: Path) -> bool:
-    try:
-        return len(read_landmarks(path)) > 0
-    except LandmarkingError:
-        return False
 
 
 def _check_there(folder: Path) -> None:
@@ -175,7 +168,13 @@ def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, Landmark
     """The landmarks of every subject, as in the files; and the subjects whose file cannot be used, with the reason.
 
     Landmarks that a detection left and nobody corrected are no annotation: learnt from, they would repeat the weights,
-    and tested against, they would make these seem perfect.
+    and tested against, they would make these seem perfect. They are known by their standard deviations, which PAL-Net's
+    weights do not state and which only a ``.mrk.json`` of this module keeps.
+
+    Raises
+    ------
+    TrainingDataError
+        If no file is left.
     """
     sets, left_out = {}, {}
     for subject in subjects:
@@ -186,29 +185,48 @@ def read_landmark_files(subjects: Iterable[Subject]) -> tuple[dict[str, Landmark
             continue
         if _as_detected(found):
             left_out[subject.name] = (
-                "its landmarks are as this module detected them, none corrected; check them in the panel, and export "
-                "them as .fcsv if all are right"
+                "its landmarks are as this module detected them, none corrected; check them in the panel, and put "
+                "them there as .fcsv instead if all are right"
             )
         else:
             sets[subject.name] = found
+    if left_out and not sets:
+        name, reason = next(iter(left_out.items()))
+        raise TrainingDataError(f"No landmark file can be used. The first, of '{name}': {reason}")
     return sets, left_out
 
 
 def _as_detected(landmarks: LandmarkSet) -> bool:
-    """Whether every point still has the standard deviation that the detection gave it; a correction takes it away."""
+    """Whether no point was corrected, nor lost the standard deviation that the detection gave it."""
     deviation, defined = landmarks.standard_deviation_mm, landmarks.defined
-    return deviation is not None and bool(defined.any()) and bool(np.isfinite(deviation[defined]).all())
+    if deviation is None or not defined.any() or (landmarks.corrected is not None and np.any(landmarks.corrected)):
+        return False
+    return bool(np.isfinite(deviation[defined]).all())
 
 
 def digest_of(subjects: Iterable[Subject], sets: Mapping[str, LandmarkSet]) -> str:
-    """What tells whether scans or landmarks are others than before; copies are the same."""
+    """What tells whether landmarks, or samples of the scans' bytes, are others than before; copies are the same."""
     content = hashlib.sha256()
     for subject in sorted(subjects, key=lambda one: one.name):
         landmarks = sets[subject.name]
-        facts = [subject.scan.name, subject.scan.stat().st_size, landmarks.labels, landmarks.coordinate_system]
-        content.update(json.dumps(facts).encode())
+        content.update(json.dumps([subject.scan.name, landmarks.labels, landmarks.coordinate_system]).encode())
         content.update(np.ascontiguousarray(landmarks.points).tobytes())
+        content.update(_sample_of(subject.scan))
     return content.hexdigest()[:12]
+
+
+def _sample_of(path: Path, blocks: int = 16, size: int = 1 << 16) -> bytes:
+    """The length of a file and as many of its bytes as a change of its mesh can hardly miss; nothing if it is gone."""
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            parts = [str(length).encode()]
+            for start in dict.fromkeys(max(0, (length - size) * i // (blocks - 1)) for i in range(blocks)):
+                file.seek(start)
+                parts.append(file.read(size))
+    except OSError:
+        return b""
+    return b"".join(parts)
 
 
 def split_names(names: Sequence[str], validation: float, test: float, seed: int) -> dict[str, list[str]]:

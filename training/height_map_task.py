@@ -287,7 +287,10 @@ def open_trained(run: Path) -> tuple[HeightMapTask, HeightMapNetTorch]:
             f"'{run / BEST}' cannot be read; give the folder of a run that training.train has begun."
         ) from error
     settings = run / "settings.json"
-    config = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    try:
+        config = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    except ValueError as error:
+        raise TrainingDataError(f"'{settings}' is damaged; it says how the run's network is built.") from error
     changes = {key: config[key] for key in ("model", "with_normals") if key in config}
     task = HeightMapTask(load_scheme(), load_reference(), [], [], 0, across=has_across(weights), **changes)
     network = task.build()

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PALNetLandmarksLib.atomic_file import write_atomically
 from PALNetLandmarksLib.errors import LandmarkingError
 from PALNetLandmarksLib.known_points import known_points
 from PALNetLandmarksLib.reference import load_reference
@@ -218,7 +219,7 @@ def _check_same_run(config: dict[str, Any], options: TrainingOptions) -> None:
             f"'{folder}' holds a run with other settings ({', '.join(different)}); choose another output folder, or "
             "use the same ones to go on with it."
         )
-    note.write_text(json.dumps(now, indent=1), encoding="utf-8")
+    _note(note, now)
 
 
 def _check_same_subjects(folder: Path, source: Source) -> None:
@@ -236,7 +237,14 @@ def _check_same_subjects(folder: Path, source: Source) -> None:
         raise TrainingDataError(
             f"Scans or landmarks have changed since the run in '{folder}' began; choose another output folder."
         )
-    note.write_text(json.dumps({**splits, "digests": digests}, indent=1), encoding="utf-8")
+    _note(note, {**splits, "digests": digests})
+
+
+def _note(note: Path, what: dict[str, Any]) -> None:
+    """Every process of a run comes by here: what is there already stays."""
+    content = json.dumps(what, indent=1).encode()
+    if not note.exists() or note.read_bytes() != content:
+        write_atomically(note, content)
 
 
 def _noted(note: Path, now: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,15 @@ def read_landmarks(path: Union[str, Path]) -> LandmarkSet:
     return landmarks
 
 
+def holds_landmarks(path: Path) -> bool:
+    """Whether ``read_landmarks`` can read the file."""
+    try:
+        read_landmarks(path)
+    except UnreadableLandmarksError:
+        return False
+    return True
+
+
 def _decode(data: bytes) -> str:
     """Text with line ends of one kind, in whatever encoding spreadsheets and editors write it."""
     encodings = ("utf-16",) if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ("utf-8-sig", "cp1252")

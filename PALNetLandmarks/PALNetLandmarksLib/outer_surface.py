@@ -37,11 +37,13 @@ def _share_seen(points: NDArray[np.float64], spacing: float) -> NDArray[np.float
     seen = np.zeros(len(points))
     for along in _fibonacci_sphere(_DIRECTIONS):
         across = np.linalg.svd(along[None])[2][1:]  # two axes at right angles to it
-        cells = np.floor(points @ across.T / pixel).astype(np.int64)
-        cells -= cells.min(axis=0)
-        flat = cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]
-        if flat.max() > _SPARSE * len(points):  # a fragment far off stretches the picture
-            flat = np.unique(flat, return_inverse=True)[1]
+        cells = np.floor(points @ across.T / pixel)
+        if np.prod(np.ptp(cells, axis=0) + 1) > _SPARSE * len(points):  # a fragment far off stretches the picture
+            column, row = (np.unique(cells[:, axis], return_inverse=True)[1] for axis in (0, 1))
+            flat = np.unique(column * len(points) + row, return_inverse=True)[1]
+        else:
+            column, row = (cells - cells.min(axis=0)).astype(np.int64).T
+            flat = column * (row.max() + 1) + row
         depth = points @ along
         foremost = np.full(flat.max() + 1, -np.inf)
         np.maximum.at(foremost, flat, depth)

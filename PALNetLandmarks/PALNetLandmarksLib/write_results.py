@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from .detection import Detection
-from .errors import LandmarkingError, OutputError
-from .landmark_files import read_landmarks, write_landmarks
+from .errors import OutputError
+from .landmark_files import holds_landmarks, write_landmarks
 from .landmark_set import LandmarkSet
 from .mesh import TriangleMesh
 from .picture import is_own_picture, render_detection
@@ -65,11 +65,14 @@ def write_results(
                             f"'{target}' exists already and is another program's, perhaps the scan's texture; move it, "
                             "choose another folder with -o, or add --no-picture."
                         )
-                elif not _holds_landmarks(target):
+                elif target.read_bytes() == path.read_bytes():
+                    continue
+                elif not holds_landmarks(target):
                     raise OutputError(
-                        f"'{target}' exists already and holds no landmarks; move it or choose another folder with -o."
+                        f"'{target}' exists already and holds no landmarks that can be read; move it or choose another "
+                        "folder with -o."
                     )
-                elif not overwrite and target.read_bytes() != path.read_bytes():
+                elif not overwrite:
                     raise OutputError(
                         f"'{target}' exists already and holds other landmarks, perhaps corrected ones; move it, choose "
                         "another folder with -o, or add --overwrite to replace it."
@@ -90,23 +93,17 @@ def _move_together(made: Sequence[Path], targets: Sequence[Path], temporary: Pat
     try:
         for path, target in zip(made, targets):
             before = temporary / f"before-{target.name}" if target.exists() else None
+            done.append((target, before))
             if before is not None:
                 target.replace(before)
-            done.append((target, before))
             path.replace(target)
     except BaseException:  # an interruption, too, must leave what was there
         for target, before in done:
-            target.unlink(missing_ok=True)
-            if before is not None:
+            if before is None:
+                target.unlink(missing_ok=True)
+            elif before.exists():
                 before.replace(target)
         raise
-
-
-def _holds_landmarks(path: Path) -> bool:
-    try:
-        return len(read_landmarks(path)) > 0
-    except LandmarkingError:
-        return False
 
 
 def _landmark_set(detection: Detection) -> LandmarkSet:

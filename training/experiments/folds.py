@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,16 +74,35 @@ def link_fold(fold: Fold, subjects: Mapping[str, Subject], folder: Path) -> dict
     """Folders of links to the files of each split, as ``training.train`` takes them; returns them by split.
 
     Links of another time go; where the system makes none (Windows without developer mode), copies take their place.
+    What is right already stays untouched: another training may be reading it.
     """
     folders = {}
     for split in ("training", "validation", "test"):
         folders[split] = folder / split
-        shutil.rmtree(folders[split], ignore_errors=True)
-        folders[split].mkdir(parents=True)
-        for name in getattr(fold, split):
-            for source in (subjects[name].scan, subjects[name].landmarks):
-                try:
-                    (folders[split] / source.name).symlink_to(source.resolve())
-                except OSError:
-                    shutil.copy2(source, folders[split] / source.name)
+        folders[split].mkdir(parents=True, exist_ok=True)
+        files = [file for name in getattr(fold, split) for file in (subjects[name].scan, subjects[name].landmarks)]
+        sources = {file.name: file.resolve() for file in files}
+        for there in folders[split].iterdir():
+            if there.name not in sources and not there.name.startswith("."):
+                there.unlink(missing_ok=True)
+        for name, source in sources.items():
+            _link(folders[split] / name, source)
     return folders
+
+
+def _link(link: Path, source: Path) -> None:
+    """Let ``link`` lead to ``source``, or be its copy; it changes at one stroke."""
+    if link.is_symlink() and link.resolve() == source:
+        return
+    if link.exists() and not link.is_symlink():
+        old, new = link.stat(), source.stat()
+        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            return
+    made = link.with_name(f".{os.getpid()}-{link.name}")  # no subject's name begins with a dot
+    try:
+        made.symlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, made)
+    made.replace(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -71,8 +72,8 @@ class Results:
 
 def fold_files(folder: Path) -> dict[int, Path]:
     """The predictions of one method, by the number of the fold, in that order."""
-    files = {int(file.stem.split("-")[1]): file for file in folder.glob("fold-*.npz") if "partial" not in file.name}
-    return dict(sorted(files.items()))
+    named = ((re.fullmatch(r"fold-(\d+)", file.stem), file) for file in folder.glob("fold-*.npz"))
+    return dict(sorted((int(name[1]), file) for name, file in named if name))
 
 
 def load_results(folder: Path) -> dict[str, Results]:

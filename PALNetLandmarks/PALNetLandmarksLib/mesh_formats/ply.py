@@ -258,10 +258,11 @@ def _binary_lists(data: bytes, position: int, element: _Element, order: str) -> 
     triangles and quads take turns, runs are short, and the rows are walked one by one.
     """
     parts: list[_Lists] = []
-    whole = all(prop.count_type is None or np.dtype(prop.count_type).kind in "iu" for prop in element.properties)
+    counts = [(prop.name, np.dtype(prop.count_type).kind) for prop in element.properties if prop.count_type]
+    can_walk = all(kind in "iu" for _, kind in counts) and sum(name in _INDEX_LISTS for name, _ in counts) < 2
     done = runs = 0
     while done < element.count:
-        if whole and runs > 64 and done < 64 * runs:
+        if can_walk and runs > 64 and done < 64 * runs:  # until long runs could pay again
             count = min(element.count - done, 1 << 17)
             found, position = _walk_lists(data, position, element, order, count)
             parts += found
