@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 
 def known_points(points: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which of points (..., 3) have a position, (...): no coordinate is NaN or infinite."""
-    known: Any = np.isfinite(points).all(axis=-1)
-    return np.asarray(known)
+    return np.asarray(np.isfinite(points).all(axis=-1))

@@ -99,10 +99,9 @@ def _link(link: Path, source: Path) -> None:
         if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
             return
     made = link.with_name(f".{os.getpid()}-{link.name}")  # no subject's name begins with a dot
+    made.unlink(missing_ok=True)
     try:
         made.symlink_to(source)
-    except FileExistsError:
-        raise
     except OSError:
         shutil.copy2(source, made)
     made.replace(link)

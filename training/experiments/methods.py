@@ -249,12 +249,7 @@ def predictor_of_template(scans: list[AlignedScan]) -> Predict:
     template = mean_landmarks(scan.landmarks / scan.face_scale for scan in scans)
     known = known_points(template)
 
-    def place(points: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-        placed = np.full_like(template, np.nan)
-        placed[known] = place_initial_landmarks(template[known] * scale, points)
-        return placed
-
-    return _after_alignment(place)
+    return _after_alignment(known, lambda points, scale: place_initial_landmarks(template[known] * scale, points))
 
 
 def predictor_of_shape_model(scans: list[AlignedScan]) -> Predict:
@@ -262,17 +257,14 @@ def predictor_of_shape_model(scans: list[AlignedScan]) -> Predict:
     shapes = [scan.landmarks / scan.face_scale for scan in scans]
     known = known_points(mean_landmarks(shapes))
     model = LandmarkShapeModel.of([shape[known] for shape in shapes], load_reference())
-
-    def place(points: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-        placed = np.full((len(known), 3), np.nan)
-        placed[known] = model.fit(points / scale) * scale
-        return placed
-
-    return _after_alignment(place)
+    return _after_alignment(known, lambda points, scale: model.fit(points / scale) * scale)
 
 
-def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.float64]]) -> Predict:
-    """``place`` takes canonical vertices (n, 3) and the size of the face, and gives landmarks there."""
+def _after_alignment(
+    known: NDArray[np.bool_], place: Callable[[NDArray[np.float64], float], NDArray[np.float64]]
+) -> Predict:
+    """``place`` takes canonical vertices (n, 3) and the size of the face, and gives the landmarks that are ``known``
+    (L,) there; the others stay without a position."""
     reference = load_reference()
 
     def predict(mesh: TriangleMesh, unit: str | None) -> Prediction:
@@ -280,7 +272,8 @@ def _after_alignment(place: Callable[[NDArray[np.float64], float], NDArray[np.fl
         found = align_to_reference(mesh, reference, unit)
         aligned = time.perf_counter()
         rotation, shift = found.transform[:3, :3], found.transform[:3, 3]
-        points = place(to_canonical(mesh.points, found.transform, found.mm_per_unit), found.face_scale)
+        points = np.full((len(known), 3), np.nan)
+        points[known] = place(to_canonical(mesh.points, found.transform, found.mm_per_unit), found.face_scale)
         seconds = {"align": aligned - begun, "landmarks": time.perf_counter() - aligned}
         unknown = np.full(len(points), np.nan)
         return Prediction((points - shift) @ rotation, unknown, np.zeros(len(points), dtype=bool), seconds)
